@@ -1,0 +1,86 @@
+"""Counting: parameters, floating-point operations, memory, and what a run will cost before it starts."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from engine.config import Config
+from engine.loss import MAX_LOGITS
+
+# Dense bf16 tensor-core peaks in FLOP/s from the vendors' datasheets (no sparsity), by a part of the device's name.
+# The first that fits is taken, so the longer names come first.
+BF16_PEAKS = {
+    "GB200": 2.5e15, "B200": 2.25e15, "GH200": 989e12, "H200": 989e12, "H100 PCIe": 756e12, "H100 NVL": 835e12, "H100": 989e12,
+    "H20": 148e12, "A100": 312e12, "A800": 312e12, "L40S": 362e12, "L40": 181e12, "L4": 121e12, "A10G": 70e12, "A10": 125e12,
+    "RTX 4090": 165e12, "RTX 3090": 71e12, "RTX 5090": 210e12,
+}  # fmt: skip
+
+
+def count_parameters(model: nn.Module) -> dict[str, int]:
+    """Return the number of parameters in all, and without the two (V, C) embedding matrices."""
+    total = sum(p.numel() for p in model.parameters())
+    vocabulary = model.config.vocab_size * model.config.n_embd
+    return {"total": total, "non_embedding": total - 2 * vocabulary}
+
+
+def flops_per_token(model: nn.Module) -> int:
+    """Return the model FLOPs of one token's forward and backward pass, counted as the field does (PaLM, appendix B).
+
+    6 per weight of every matrix product (the input embedding is a look-up and has none) and 12 * n_layer * T * n_embd
+    for attention's two products, not halved for causality.
+    """
+    config = model.config
+    matrices = sum(p.numel() for p in model.parameters() if p.dim() == 2) - config.vocab_size * config.n_embd
+    return 6 * matrices + 12 * config.n_layer * config.sequence_length * config.n_embd
+
+
+def peak_flops(device: torch.device, precision_matmul: str) -> float | None:
+    """Return the device's dense peak in FLOP/s for bf16 products, None where it is not known (CPU, fp32, new names)."""
+    if device.type != "cuda" or precision_matmul != "bfloat16":
+        return None
+    name = torch.cuda.get_device_name(device)
+    return next((peak for part, peak in BF16_PEAKS.items() if part in name), None)
+
+
+def estimate_memory_gib(model: nn.Module, config: Config) -> dict[str, float]:
+    """Estimate the memory of one rank without activation checkpointing, in GiB; coarse, for choosing a micro batch.
+
+    Weights, gradients and Adam's two moments in their types; per layer and token the tensors kept for backward:
+    about 34 * n_embd values of the matmul's type and 8 * n_embd of fp32 (norms and the residual stream).
+    """
+    shape = model.config
+    bytes_per_matmul_value = 2 if config.precision.matmul == "bfloat16" else 4
+    block_matrices = sum(p.numel() for p in model.blocks.parameters() if p.dim() == 2)
+    others = sum(p.numel() for p in model.parameters()) - block_matrices
+    stored = 2 if config.precision.matrices == "bfloat16" else 4
+    state = 4 * (stored * block_matrices + 4 * others)
+    tokens = config.micro_batch_size * shape.sequence_length
+    activations = tokens * shape.n_layer * shape.n_embd * (34 * bytes_per_matmul_value + 8 * 4)
+    logits = min(tokens * shape.vocab_size, MAX_LOGITS) * (bytes_per_matmul_value + 2 * 4)
+    gib = 2**30
+    parts = {"weights_gradients_optimizer": state / gib, "activations": activations / gib, "logits": logits / gib}
+    return {name: round(value, 2) for name, value in {**parts, "total": sum(parts.values())}.items()}
+
+
+def describe_run(config: Config, model: nn.Module, world_size: int, train_tokens: int | None) -> dict[str, Any]:
+    """Return what a run would be: the answer to dry_run=true."""
+    tokens = config.tokens_per_step * config.max_steps
+    per_token = flops_per_token(model)
+    windows = None if train_tokens is None else (train_tokens - 1) // config.model["sequence_length"]
+    return {
+        "run_dir": str(config.run_dir),
+        "model": config.model,
+        "parameters": count_parameters(model),
+        "world_size": world_size,
+        "gradient_accumulation_steps": config.global_batch_size // (config.micro_batch_size * world_size),
+        "tokens_per_step": config.tokens_per_step,
+        "max_steps": config.max_steps,
+        "tokens": tokens,
+        "train_tokens": train_tokens,
+        "steps_per_epoch": None if windows is None else round(windows / config.global_batch_size, 2),
+        "epochs": None if windows is None else round(config.max_steps * config.global_batch_size / max(windows, 1), 3),
+        "flops_per_token": per_token,
+        "flops": per_token * tokens,
+        "memory_gib_per_rank_estimate": estimate_memory_gib(model, config),
+    }

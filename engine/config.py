@@ -1,0 +1,173 @@
+"""The configuration of a training run: every key, its type and its unit, and what cannot be combined."""
+
+import os
+import re
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Optional
+
+import yaml
+from omegaconf import OmegaConf
+
+from corpus.sources import DataConfig
+from engine.entry import ConfigError, to_dataclass
+from engine.models import MODEL_SCHEMAS, model_config, nearest_divisor
+
+DTYPES = ("float32", "bfloat16")
+
+
+@dataclass
+class PrecisionConfig:
+    name: str
+    matmul: str  # type of the matrix products (autocast)
+    matrices: str  # type in which the blocks' matrices are stored
+
+
+@dataclass
+class WandbConfig:
+    mode: str = "disabled"  # disabled | offline | online
+    project: str = "gpt-vs-ngpt"
+
+
+@dataclass
+class Config:
+    model: dict[str, Any] = field(metadata={"schemas": MODEL_SCHEMAS})  # name, and the fields of that model's Config
+    size: str  # the names of the chosen groups, for the run's name and the report
+    context: str
+    data: DataConfig
+    precision: PrecisionConfig
+
+    max_steps: int
+    global_batch_size: int  # sequences per optimizer step, over all ranks
+    micro_batch_size: int  # sequences per forward pass, on one rank
+    learning_rate: float  # the peak
+    min_learning_rate: float
+    warmup_steps: int
+    weight_decay: float  # on tensors of two dimensions
+    beta1: float
+    beta2: float
+    adam_epsilon: float
+    grad_clip: float  # largest gradient norm; 0 is no clipping
+
+    eval_interval: int
+    eval_windows: Optional[int]  # None: every window of the validation file
+    log_interval: int
+    checkpoint_interval: int
+    keep_checkpoints: int
+
+    seed: int  # of the initialization and of the data order
+    run_name: Optional[str]  # None: made from the configuration
+    out_dir: str
+    resume: str  # auto | must | never
+    device: str  # auto | cpu | cuda
+    compile: Optional[bool]  # None: on a GPU yes, on a CPU no
+    dry_run: bool
+    wandb: WandbConfig = field(default_factory=WandbConfig)
+
+    @property
+    def tokens_per_step(self) -> int:
+        return self.global_batch_size * self.model["sequence_length"]
+
+    @property
+    def run_dir(self) -> Path:
+        return Path(self.out_dir) / self.run_name
+
+
+# Keys that change neither the trajectory nor its evaluation: a resumed run may have other values.
+MAY_CHANGE_ON_RESUME = {
+    "micro_batch_size", "log_interval", "checkpoint_interval", "keep_checkpoints", "eval_interval", "out_dir", "resume",
+    "device", "compile", "dry_run", "wandb", "data",  # the data's digest is compared instead
+}  # fmt: skip
+
+
+def check_config(config: Config) -> None:
+    """Raise ConfigError for values that cannot run and fill in the run's name."""
+    model_config(config.model)
+    positive = ("max_steps", "global_batch_size", "micro_batch_size", "eval_interval", "log_interval", "checkpoint_interval",
+                "keep_checkpoints", "learning_rate", "adam_epsilon")  # fmt: skip
+    for name in positive:
+        if not getattr(config, name) > 0:
+            raise ConfigError(f"{name}={getattr(config, name)}: must be positive")
+    for name in ("min_learning_rate", "warmup_steps", "weight_decay", "grad_clip", "seed"):
+        if not getattr(config, name) >= 0:
+            raise ConfigError(f"{name}={getattr(config, name)}: must not be negative")
+    for name in ("beta1", "beta2"):
+        if not 0 <= getattr(config, name) < 1:
+            raise ConfigError(f"{name}={getattr(config, name)}: must be at least 0 and below 1")
+    if config.eval_windows is not None and config.eval_windows < 1:
+        raise ConfigError(f"eval_windows={config.eval_windows}: must be positive, or null for the whole validation file")
+    if config.warmup_steps > 0 and config.warmup_steps >= config.max_steps:
+        raise ConfigError(f"warmup_steps={config.warmup_steps} leaves nothing of max_steps={config.max_steps}; try warmup_steps={config.max_steps // 10}")
+    if config.min_learning_rate > config.learning_rate:
+        raise ConfigError(f"min_learning_rate={config.min_learning_rate} is above learning_rate={config.learning_rate}")
+    one_of = {"resume": ("auto", "must", "never"), "device": ("auto", "cpu", "cuda"), "wandb.mode": ("disabled", "offline", "online"),
+              "precision.matmul": DTYPES, "precision.matrices": DTYPES}  # fmt: skip
+    for key, allowed in one_of.items():
+        value = config
+        for part in key.split("."):
+            value = getattr(value, part)
+        if value not in allowed:
+            raise ConfigError(f"{key}={value}: must be one of {', '.join(allowed)}")
+    if config.run_name is None:
+        config.run_name = default_run_name(config)
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,199}", config.run_name):
+        raise ConfigError(f"run_name={config.run_name!r}: use letters, digits and _ . + - only (it names a folder)")
+
+
+def check_batch(config: Config, world_size: int) -> None:
+    """Raise ConfigError unless the global batch divides into micro batches over world_size ranks."""
+    per_rank, rest = divmod(config.global_batch_size, world_size)
+    if rest:
+        down = config.global_batch_size - rest
+        choices = [n for n in (down, down + world_size) if n]
+        raise ConfigError(f"global_batch_size={config.global_batch_size} does not divide over {world_size} ranks; {' or '.join(map(str, choices))} would")
+    if per_rank % config.micro_batch_size:
+        good = nearest_divisor(per_rank, config.micro_batch_size)
+        raise ConfigError(
+            f"micro_batch_size={config.micro_batch_size} does not divide the {per_rank} sequences that each of {world_size} ranks has of "
+            f"global_batch_size={config.global_batch_size}; micro_batch_size={good} would"
+        )
+
+
+def default_run_name(config: Config) -> str:
+    """Name a run from its configuration alone, so that every rank and every restart agrees."""
+    parts = [config.model["name"], config.size, config.context, config.data.name, f"{config.max_steps}steps", f"lr{config.learning_rate:g}"]
+    if config.precision.name != "bf16":
+        parts.append(config.precision.name)
+    return "-".join([*parts, f"seed{config.seed}"])
+
+
+def save_config(config: Config, path: Path) -> None:
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(OmegaConf.to_yaml(OmegaConf.create(asdict(config))))
+    os.replace(temporary, path)
+
+
+def load_config(path: Path) -> Config:
+    """Read a run's resolved configuration; raise ConfigError if it is missing or not one."""
+    try:
+        node = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: cannot be read as a run's configuration ({str(error).splitlines()[0]})") from None
+    if not isinstance(node, dict) or "${" in str(node):  # an interpolation could read the environment
+        raise ConfigError(f"{path}: not a resolved configuration")
+    missing = [f.name for f in fields(Config) if f.name not in node]
+    if missing:
+        raise ConfigError(f"{path}: the keys {', '.join(missing)} are missing")
+    config = to_dataclass(node, Config)
+    check_config(config)
+    return config
+
+
+def difference(old: Config, new: Config) -> list[str]:
+    """List the keys, with both values, in which two configurations describe different trajectories."""
+    a, b = flatten(asdict(old)), flatten(asdict(new))
+    return [f"{key}: {a.get(key)} -> {b.get(key)}" for key in sorted(a | b)
+            if a.get(key) != b.get(key) and key.split(".")[0] not in MAY_CHANGE_ON_RESUME]  # fmt: skip
+
+
+def flatten(node: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in node.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat

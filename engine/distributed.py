@@ -1,0 +1,94 @@
+"""Ranks: who am I, who else is there, and agreeing with them. Single process when not under torchrun."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from engine.entry import ConfigError
+
+
+@dataclass(frozen=True)
+class Ranks:
+    rank: int
+    local_rank: int
+    world_size: int
+    device: torch.device
+
+    @property
+    def is_main_process(self) -> bool:
+        return self.rank == 0
+
+    def all_reduce_sum(self, tensor: Tensor) -> Tensor:
+        """Sum a tensor over all ranks, in place."""
+        if self.world_size > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def agree(self, check: Callable[[], Any]) -> Any:
+        """Call check on every rank and return its result; if it raises on any rank, raise the first such error on all.
+
+        Without this a rank that finds a fault alone (a file missing on one node) would leave the others waiting.
+        """
+        result, error = None, None
+        try:
+            result = check()
+        except Exception as raised:
+            error = raised
+        if self.world_size > 1:
+            outcomes: list[Any] = [None] * self.world_size
+            dist.all_gather_object(outcomes, None if error is None else (str(error), getattr(error, "exit_code", 1)))
+            failed = next((outcome for outcome in outcomes if outcome is not None), None)
+            if failed and not hasattr(error, "exit_code"):
+                raise RankError(*failed) from error
+        if error:
+            raise error
+        return result
+
+    def on_main(self, function: Callable[[], Any]) -> Any:
+        """Call function on rank 0 and return its result on every rank; an error there is raised everywhere."""
+        result = self.agree(function if self.is_main_process else lambda: None)
+        if self.world_size > 1:
+            box = [result]
+            dist.broadcast_object_list(box, src=0, device=self.device if self.device.type == "cuda" else None)
+            result = box[0]
+        return result
+
+
+class RankError(RuntimeError):
+    """Another rank's error, with its exit code."""
+
+    def __init__(self, message: str, exit_code: int):
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+@contextmanager
+def start_ranks(device: str) -> Iterator[Ranks]:
+    """Join the other ranks of torchrun (NCCL on CUDA, gloo on CPU) for the time of the with-block.
+
+    Args:
+        device: "auto" (CUDA if there is any), "cpu" or "cuda".
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device=cuda: this PyTorch finds no CUDA GPU; device=cpu would run")
+    use_cuda = device != "cpu" and torch.cuda.is_available()
+    rank, local_rank, world_size = (int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("LOCAL_RANK", 0), ("WORLD_SIZE", 1)))
+    if use_cuda and local_rank >= torch.cuda.device_count():
+        raise ConfigError(f"local rank {local_rank} has no GPU: there are {torch.cuda.device_count()}; lower --nproc_per_node")
+    torch_device = torch.device("cuda", local_rank) if use_cuda else torch.device("cpu")
+    if use_cuda:
+        torch.cuda.set_device(torch_device)
+    if world_size > 1:
+        dist.init_process_group("nccl" if use_cuda else "gloo", device_id=torch_device if use_cuda else None, timeout=timedelta(minutes=20))
+    try:
+        yield Ranks(rank, local_rank, world_size, torch_device)
+    finally:
+        if world_size > 1:
+            dist.destroy_process_group()

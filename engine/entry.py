@@ -1,0 +1,123 @@
+"""From a command line to a checked configuration and from an exception to an exit code, for every entry script.
+
+Free of torch, so that a misspelt key is reported at once.
+"""
+
+import difflib
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+import hydra
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+
+CONFIG_DIR = str(Path(__file__).resolve().parent.parent / "configs")
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot run; the message says what is wrong and what would be right."""
+
+    exit_code = 2
+
+
+def run_entry(function: Callable[[Any], None], schema: type, config_name: str) -> None:
+    """Compose configs/<config_name>.yaml with the command line, check it against schema, call function(config).
+
+    Exceptions with an `exit_code` end the process with one line on stderr and that code: 2 configuration, 3 data,
+    4 checkpoint, 5 diverged (design of the command line); SystemExit passes (75: preempted and saved).
+    """
+    # Hydra would print its own errors and exit with 1; so set, it lets them through to us.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    is_distributed = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    if is_distributed and {"-m", "--multirun"} & set(sys.argv):
+        fail(ConfigError("--multirun under torchrun makes every rank run its own sweep; loop over torchrun commands in a shell script instead"))
+
+    composed: list[DictConfig] = []  # one, or with --multirun several; called outside Hydra, which would print over errors
+
+    try:
+        hydra.main(version_base="1.3", config_path=CONFIG_DIR, config_name=config_name)(composed.append)()
+        for raw in composed:
+            function(to_dataclass(raw, schema))
+    except HydraException as error:
+        fail(explain_composition(error, schema, config_name))
+    except OmegaConfBaseException as error:
+        fail(ConfigError(first_line(error)))
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+    except Exception as error:
+        if not hasattr(error, "exit_code"):
+            raise
+        fail(error)
+
+
+def fail(error: Exception) -> None:
+    """Print one line (on the first rank alone) and exit with the error's code."""
+    if os.environ.get("RANK", "0") == "0":
+        print(f"error: {error}", file=sys.stderr, flush=True)
+    sys.exit(error.exit_code)
+
+
+def to_dataclass(raw: DictConfig, schema: type) -> Any:
+    """Return raw as an instance of schema, a dataclass; raise ConfigError for unknown keys and wrong types."""
+    try:
+        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), raw))
+    except ConfigKeyError as error:
+        raise ConfigError(unknown_key(str(error.full_key), schema)) from None
+    except OmegaConfBaseException as error:
+        where = f"{error.full_key}: " if error.full_key else ""
+        raise ConfigError(f"{where}{first_line(error)}") from None
+
+
+def explain_composition(error: HydraException, schema: type, config_name: str) -> ConfigError:
+    """Say in one line what Hydra says in several, with the nearest name that exists."""
+    text = str(error)
+    key = re.search(r"Could not override '([^']+)'", text)
+    group = re.search(r"(?:In '[^']*': )?Could not (?:find|load) '?([^'\s]+)'?", text)
+    options = re.search(r"Available options in '[^']*':\s*((?:\s*\S+\n?)+?)(?:\n\n|Config search|\Z)", text)
+    if isinstance(error, MissingConfigException) and group and options:
+        group_name, _, wanted = group[1].rpartition("/")
+        names = options[1].split()
+        return ConfigError(f"{group_name}={wanted}: no such choice{nearest(wanted, names)}; there are: {', '.join(names)}")
+    unknown_group = re.search(r"Could not override '([^'@]+)'\.\s*\n?No match in the defaults list", text)
+    if unknown_group:
+        return ConfigError(unknown_key(unknown_group[1], schema))
+    if isinstance(error, ConfigCompositionException) and key:
+        cause = first_line(error.__cause__) if error.__cause__ else ""
+        if "is not in struct" in text or "not in" in cause or not cause:
+            return ConfigError(unknown_key(key[1], schema))
+        return ConfigError(f"{key[1]}: {cause}")
+    if isinstance(error, OverrideParseException):
+        return ConfigError(f"cannot read the override {error.override!r}: write key=value, quoting values with spaces or commas as 'key=\"...\"'")
+    return ConfigError(first_line(error))
+
+
+def unknown_key(key: str, schema: type) -> str:
+    """Word the complaint about a key that schema does not have."""
+    return f"unknown key '{key}'{nearest(key, list(key_names(schema)))}"
+
+
+def nearest(name: str, names: list[str]) -> str:
+    match = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    if not match:  # the last part may be right and the path to it wrong
+        match = [n for n in names if n.rpartition(".")[2] == name.rpartition(".")[2]][:1]
+    return f": did you mean '{match[0]}'?" if match else ""
+
+
+def key_names(schema: type, prefix: str = "") -> Iterator[str]:
+    """Yield every dotted key of a dataclass; a field's metadata["schemas"] lists the dataclasses it may hold."""
+    for field in fields(schema):
+        yield prefix + field.name
+        inner = [t for t in (field.type, *get_args(field.type)) if is_dataclass(t)]
+        for child in (*inner, *field.metadata.get("schemas", ())):
+            yield from key_names(child, f"{prefix}{field.name}.")
+
+
+def first_line(error: BaseException) -> str:
+    return str(error).strip().split("\n")[0]

@@ -1,0 +1,62 @@
+"""Validation: the mean loss over one fixed set of windows, the same for every run, batch and world size."""
+
+import hashlib
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from corpus.token_file import TokenFile
+from engine.data import count_windows, read_windows
+from engine.distributed import Ranks
+from engine.loss import IGNORED
+
+
+class ValidationSet:
+    """Evenly spread windows of a token file, and how many tokens and bytes of text they ask for."""
+
+    def __init__(self, token_file: TokenFile, byte_lengths: np.ndarray, sequence_length: int, max_windows: int | None):
+        """Choose max_windows windows (None: all).
+
+        Args:
+            byte_lengths: UTF-8 bytes of every token id (vocab_size,), 0 for the end-of-text token.
+        """
+        available = count_windows(len(token_file), sequence_length)
+        count = min(available, max_windows or available)
+        self.token_file, self.sequence_length = token_file, sequence_length
+        self.windows = [i * available // count for i in range(count)]
+        self.n_tokens = count * sequence_length
+        self.n_bytes = sum(int(byte_lengths[batch[:, 1:].numpy()].sum()) for batch in self._read(self.windows, 256))
+
+    def _read(self, windows: list[int], batch_size: int) -> Iterator[Tensor]:
+        for start in range(0, len(windows), batch_size):
+            yield read_windows(self.token_file, windows[start : start + batch_size], self.sequence_length)
+
+    def batches(self, batch_size: int, rank: int, world_size: int) -> Iterator[Tensor]:
+        """Yield this rank's share as (batch_size, T+1); the last is filled with padding, for one shape compiles once."""
+        for batch in self._read(self.windows[rank::world_size], batch_size):
+            yield F.pad(batch, (0, 0, 0, batch_size - len(batch)), value=IGNORED)
+
+    def describe(self, file_sha256: str) -> dict[str, int | str]:
+        """Return the facts that two runs must share for their losses to be comparable."""
+        identity = f"{file_sha256} {self.sequence_length} {self.windows}"
+        return {"windows": len(self.windows), "tokens": self.n_tokens, "bytes": self.n_bytes, "digest": hashlib.sha256(identity.encode()).hexdigest()}
+
+
+@torch.no_grad()
+def evaluate(loss_of: nn.Module, validation: ValidationSet, batch_size: int, ranks: Ranks, autocast: torch.autocast) -> dict[str, float]:
+    """Return val/loss (nats per token), val/perplexity and val/bits_per_byte, equal on every rank.
+
+    Sums are reduced, not means, so the split over batches and ranks does not matter. The end-of-text token counts
+    in the loss but has no bytes: bits per byte is the cost of the text with its document boundaries.
+    """
+    total = torch.zeros((), dtype=torch.float64, device=ranks.device)
+    for batch in validation.batches(batch_size, ranks.rank, ranks.world_size):
+        with autocast:
+            total += loss_of(batch.to(ranks.device, non_blocking=True)).double()
+    nats = ranks.all_reduce_sum(total).item()
+    loss = nats / validation.n_tokens
+    return {"val/loss": loss, "val/perplexity": math.exp(min(loss, 700)), "val/bits_per_byte": nats / math.log(2) / max(validation.n_bytes, 1)}

@@ -1,0 +1,62 @@
+"""The two arms, by name: the one file of the engine that knows which models there are.
+
+The contract: a model module has a dataclass `Config` and a class `Transformer(config)` with
+    model.config
+    model(tokens (B, T)) -> final hidden states (B, T, n_embd)
+    model.unembedding() -> output matrix (vocab_size, n_embd); logits = hidden states @ matrix^T
+    model.post_optimizer_step() -> called after every optimizer step, for every model
+"""
+
+from dataclasses import fields
+from types import ModuleType
+from typing import Any
+
+import torch
+
+import gpt.model
+import ngpt.model
+from engine.entry import ConfigError, to_dataclass
+
+MODELS: dict[str, ModuleType] = {"gpt": gpt.model, "ngpt": ngpt.model}
+MODEL_SCHEMAS = tuple(module.Config for module in MODELS.values())
+
+
+def model_config(node: dict[str, Any]) -> Any:
+    """Return the model's own Config from the configuration's `model` node; raise ConfigError for what cannot be."""
+    node = dict(node)
+    name = node.pop("name", None)
+    if name not in MODELS:
+        raise ConfigError(f"model.name={name}: there are: {', '.join(MODELS)}")
+    config = to_dataclass(node, MODELS[name].Config)
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if field.type is int and value < 1 or field.name.endswith(("_scale", "_base", "_eps")) and value is not None and value <= 0:
+            raise ConfigError(f"model.{field.name}={value}: must be positive")
+    if config.n_embd % config.n_head:
+        good = nearest_divisor(config.n_embd, config.n_head)
+        raise ConfigError(f"model.n_embd={config.n_embd} is not divisible by model.n_head={config.n_head}; n_head={good} would be")
+    if config.n_embd // config.n_head % 2:
+        raise ConfigError(f"n_embd/n_head = {config.n_embd // config.n_head} is odd; rotary embedding needs an even head size")
+    return config
+
+
+def build_model(node: dict[str, Any], matrices: str = "float32", device: str = "cpu") -> torch.nn.Module:
+    """Build the model of a `model` node with its weights initialized from torch's global seed.
+
+    Args:
+        matrices: type in which the blocks' matrices are stored; embeddings, gains and scales are always float32
+            (as in NVIDIA/ngpt).
+        device: "meta" allocates nothing and gives the weights' shapes alone.
+    """
+    config = model_config(node)
+    with torch.device(device):
+        model = MODELS[node["name"]].Transformer(config)
+    for parameter in model.blocks.parameters():
+        if parameter.dim() == 2:
+            parameter.data = parameter.data.to(getattr(torch, matrices))
+    return model
+
+
+def nearest_divisor(number: int, wanted: int) -> int:
+    """Return the divisor of number nearest to wanted."""
+    return min((d for d in range(1, number + 1) if number % d == 0), key=lambda d: abs(d - wanted))

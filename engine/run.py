@@ -1,0 +1,157 @@
+"""A run's folder and data, checked before the first step: everything a run needs to explain and to continue itself."""
+
+import os
+import platform
+import shutil
+import subprocess
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from corpus.manifest import TOKENIZER_NAME, DataError, Manifest, read_manifest
+from corpus.token_file import TokenFile, open_token_file, token_byte_lengths, write_json_atomically
+from engine.accounting import count_parameters, flops_per_token
+from engine.checkpoint import (
+    CheckpointError,
+    checkpoint_step,
+    find_checkpoint,
+    list_checkpoints,
+    load_model,
+    load_trainer_state,
+    sha256_of,
+    verify_checkpoint,
+)
+from engine.config import Config, difference, load_config, save_config
+from engine.data import check_split
+from engine.distributed import Ranks
+from engine.entry import ConfigError
+from engine.evaluate import ValidationSet
+from engine.models import build_model
+from engine.metrics import forget_after, read_json, write_status
+
+
+@dataclass
+class RunData:
+    """The token files of a run, opened and checked."""
+
+    manifest: Manifest
+    train: TokenFile
+    validation: ValidationSet
+
+    def describe(self) -> dict[str, Any]:
+        tokenizer = self.manifest.tokenizer
+        return {"name": self.manifest.name, "digest": self.manifest.data_digest, "tokenizer": {"name": tokenizer.name, "digest": tokenizer.digest}}
+
+
+def open_data(config: Config) -> RunData:
+    """Open the bins in data.dir; raise DataError if they cannot feed this configuration."""
+    folder, length = Path(config.data.dir), config.model["sequence_length"]
+    manifest = read_manifest(folder)
+    if manifest.tokenizer.name != config.data.tokenizer:
+        raise DataError(f"{folder}: made with the tokenizer {manifest.tokenizer.name}, but data.tokenizer={config.data.tokenizer}; prepare again or choose its data=")
+    tokenizer_file = folder / TOKENIZER_NAME
+    if not tokenizer_file.is_file() or sha256_of(tokenizer_file) != manifest.tokenizer.digest:
+        raise DataError(f"{tokenizer_file}: missing or not the tokenizer that made the bins; prepare again with overwrite=true")
+    for split in manifest.splits.values():
+        check_split(folder, split, length, config.model["vocab_size"])
+    train, val = (open_token_file(folder, split, manifest) for split in ("train", "val"))
+    return RunData(manifest, train, ValidationSet(val, token_byte_lengths(folder, manifest), length, config.eval_windows))
+
+
+def open_run_folder(config: Config, data: RunData) -> Path | None:
+    """Make or reopen the run's folder and return the checkpoint to continue from, None to begin; called on rank 0.
+
+    What happens, in this order:
+    1. resume=never sets an existing folder aside under another name: nothing is deleted.
+    2. An existing folder must have been started with the same configuration and data.
+    3. Damaged checkpoints are set aside; the newest intact one is taken.
+    4. Metrics beyond it are moved away, for these steps will be done again.
+    """
+    folder = config.run_dir
+    if config.resume == "never" and folder.exists():
+        number = next(n for n in range(1, 10_000) if not folder.with_name(f"{folder.name}.replaced-{n}").exists())
+        folder.rename(folder.with_name(f"{folder.name}.replaced-{number}"))
+    if (folder / "config.yaml").exists():
+        changes = difference(load_config(folder / "config.yaml"), config)
+        if changes:
+            raise ConfigError(f"{folder} was started with another configuration ({'; '.join(changes)}); choose another run_name, or resume=never")
+        digest = read_json(folder / "environment.json").get("data", {}).get("digest")
+        if digest not in (None, data.manifest.data_digest):
+            raise DataError(f"{folder} was trained on other data ({digest[:12]}) than {config.data.dir} holds ({data.manifest.data_digest[:12]}); choose another run_name")
+    checkpoint = find_checkpoint(folder / "checkpoints")
+    if checkpoint is None and config.resume == "must":
+        raise CheckpointError(f"{folder}: resume=must, but there is no checkpoint; resume=auto would start from step 0")
+    forget_after(folder, load_trainer_state(checkpoint).step if checkpoint else -1)
+    return checkpoint
+
+
+def write_run_folder(config: Config, ranks: Ranks, data: RunData, model: torch.nn.Module, step: int) -> dict[str, Any]:
+    """Write what explains the run, and return the environment; called on rank 0 once everything is known to fit."""
+    folder = config.run_dir
+    folder.mkdir(parents=True, exist_ok=True)
+    environment = describe_environment(config, ranks, data, model)
+    save_config(config, folder / "config.yaml")
+    write_json_atomically(folder / "environment.json", environment)
+    shutil.copyfile(Path(config.data.dir) / TOKENIZER_NAME, folder / TOKENIZER_NAME)
+    write_status(folder, "running", step)
+    return environment
+
+
+def load_trained_model(folder: Path, step: int | None = None) -> tuple[Config, torch.nn.Module]:
+    """Return a run's configuration and its model in fp32 on the CPU, from its newest checkpoint or that of a step."""
+    if not folder.is_dir():
+        raise ConfigError(f"{folder}: there is no such run folder")
+    config = load_config(folder / "config.yaml")
+    checkpoints = list_checkpoints(folder / "checkpoints")
+    if step is not None:
+        steps = [checkpoint_step(path) for path in checkpoints]
+        if step not in steps:
+            raise CheckpointError(f"{folder}: no checkpoint of step {step}; there are: {', '.join(map(str, steps)) or 'none'}")
+        checkpoints = [checkpoints[steps.index(step)]]
+    if not checkpoints:
+        raise CheckpointError(f"{folder}: there is no checkpoint yet")
+    verify_checkpoint(checkpoints[0])
+    model = build_model(config.model)
+    load_model(checkpoints[0], model)
+    return config, model.eval()
+
+
+def describe_environment(config: Config, ranks: Ranks, data: RunData, model: torch.nn.Module) -> dict[str, Any]:
+    """Return versions, commit, topology, sizes and data: what the configuration does not say."""
+    name = torch.cuda.get_device_name(ranks.device) if ranks.device.type == "cuda" else platform.processor() or platform.machine()
+    return {
+        "versions": {"python": platform.python_version(), **{package: version_of(package) for package in ("torch", "numpy", "tiktoken", "safetensors")}},
+        "commit": current_commit(),
+        "world_size": ranks.world_size,
+        "device": {"type": ranks.device.type, "name": name, "threads": torch.get_num_threads()},
+        "slurm_job_id": os.environ.get("SLURM_JOB_ID"),
+        "parameters": count_parameters(model),
+        "flops_per_token": flops_per_token(model),
+        "tokens_per_step": config.tokens_per_step,
+        "data": data.describe(),
+        "evaluation": data.validation.describe(data.manifest.splits["val"].sha256),
+    }
+
+
+def version_of(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def current_commit() -> str | None:
+    """Return the commit of this code, with "+" if files differ from it, None outside a checkout."""
+    here = Path(__file__).resolve().parent
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+

@@ -1,0 +1,1 @@
+"""The baseline: a pre-norm GPT with RoPE and SwiGLU, in the Llama layout."""

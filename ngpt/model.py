@@ -1,0 +1,137 @@
+"""nGPT, the normalized Transformer (arXiv 2410.01131; equations and sections below are the paper's).
+
+Its twin is gpt/model.py: `diff -u gpt/model.py ngpt/model.py` shows the paper's changes and nothing else.
+Shapes: B batch, T positions, C n_embd, H n_head, K = C/H head_dim, V vocab_size.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gpt.attention import causal_attention
+from gpt.rope import RotaryTable, apply_rotary
+from ngpt.normalization import Scale, normalize, normalize_matrix_
+
+
+@dataclass
+class Config:
+    vocab_size: int = 50304
+    sequence_length: int = 1024
+    n_layer: int = 24
+    n_head: int = 16
+    n_embd: int = 1024
+    rope_base: float = 10000.0
+    # Every learned scale starts at its init and is stored at its scale; None is 1/sqrt(n_embd) (sections 2.5, 2.6).
+    alpha_init: float = 0.05
+    alpha_scale: float | None = None
+    qk_norm: bool = True
+    sqk_init: float = 1.0
+    sqk_scale: float | None = None
+    su_init: float = 1.0
+    su_scale: float | None = 1.0
+    sv_init: float = 1.0
+    sv_scale: float | None = 1.0
+    sz_init: float = 1.0
+    sz_scale: float | None = None
+
+
+class Attention(nn.Module):
+    def __init__(self, config: Config):
+        super().__init__()
+        C, self.n_head = config.n_embd, config.n_head
+        self.head_dim = C // self.n_head
+        self.q_proj = nn.Linear(C, C, bias=False)
+        self.k_proj = nn.Linear(C, C, bias=False)
+        self.v_proj = nn.Linear(C, C, bias=False)
+        self.o_proj = nn.Linear(C, C, bias=False)
+        self.qk_norm = config.qk_norm
+        self.sqk = Scale(C, config.sqk_init, config.sqk_scale or C**-0.5)
+
+    def forward(self, x: Tensor, rotary: Tensor) -> Tensor:
+        heads = (*x.shape[:2], self.n_head, self.head_dim)
+        q = apply_rotary(self.q_proj(x).view(heads).transpose(1, 2), rotary)  # (B, H, T, K)
+        k = apply_rotary(self.k_proj(x).view(heads).transpose(1, 2), rotary)
+        v = self.v_proj(x).view(heads).transpose(1, 2)
+        if self.qk_norm:
+            q, k = normalize(q), normalize(k)
+        sqk = self.sqk().view(self.n_head, 1, self.head_dim)
+        q, k = sqk * q, sqk * k  # eq. 15, 16
+        y = causal_attention(q, k, v, scale=self.head_dim**0.5)  # section 2.3.2
+        return self.o_proj(y.transpose(1, 2).reshape(x.shape))
+
+
+class MLP(nn.Module):
+    def __init__(self, config: Config):
+        super().__init__()
+        C = config.n_embd
+        self.up_proj = nn.Linear(C, 4 * C, bias=False)
+        self.gate_proj = nn.Linear(C, 4 * C, bias=False)
+        self.down_proj = nn.Linear(4 * C, C, bias=False)
+        self.su = Scale(4 * C, config.su_init, config.su_scale or C**-0.5)
+        self.sv = Scale(4 * C, config.sv_init, config.sv_scale or C**-0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        u = self.su() * self.up_proj(x)  # eq. 20
+        v = self.sv() * self.gate_proj(x) * x.shape[-1] ** 0.5  # eq. 21
+        return self.down_proj(u * F.silu(v))
+
+
+class Block(nn.Module):
+    def __init__(self, config: Config):
+        super().__init__()
+        self.attn = Attention(config)
+        self.mlp = MLP(config)
+        C = config.n_embd
+        self.attn_alpha = Scale(C, config.alpha_init, config.alpha_scale or C**-0.5)
+        self.mlp_alpha = Scale(C, config.alpha_init, config.alpha_scale or C**-0.5)
+
+    def forward(self, h: Tensor, rotary: Tensor) -> Tensor:
+        h = normalize(h + self.attn_alpha().abs() * (normalize(self.attn(h, rotary)) - h))  # eq. 10
+        h = normalize(h + self.mlp_alpha().abs() * (normalize(self.mlp(h)) - h))  # eq. 11
+        return h
+
+
+class Transformer(nn.Module):
+    def __init__(self, config: Config):
+        super().__init__()
+        self.config = config
+        self.embedding = nn.Embedding(config.vocab_size, config.n_embd)
+        self.rotary = RotaryTable(config.n_embd // config.n_head, config.sequence_length, config.rope_base)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
+        self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
+        self.sz = Scale(config.vocab_size, config.sz_init, config.sz_scale or config.n_embd**-0.5)  # eq. 3
+        self.init_weights()
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Return the final hidden states (B, T, C) of tokens (B, T)."""
+        h = self.embedding(tokens)
+        rotary = self.rotary(tokens.shape[1])
+        for block in self.blocks:
+            h = block(h, rotary)
+        return h
+
+    def unembedding(self) -> Tensor:
+        """Return the matrix (V, C) whose product with the hidden states gives the logits."""
+        return self.sz()[:, None] * self.lm_head.weight
+
+    def init_weights(self) -> None:
+        std = self.config.n_embd**-0.5  # section A.5
+        for name, parameter in self.named_parameters():
+            if parameter.dim() == 2:
+                is_output = name.endswith(("o_proj.weight", "down_proj.weight"))
+                nn.init.normal_(parameter, std=std / (2 * self.config.n_layer) ** 0.5 if is_output else std)
+
+        self.post_optimizer_step()
+
+    @torch.no_grad()
+    def post_optimizer_step(self) -> None:
+        """Normalize every matrix along the embedding dimension (section 2.6, item 2)."""
+        normalize_matrix_(self.embedding.weight, dim=1)
+        normalize_matrix_(self.lm_head.weight, dim=1)
+        for block in self.blocks:
+            for reader in (block.attn.q_proj, block.attn.k_proj, block.attn.v_proj, block.mlp.up_proj, block.mlp.gate_proj):
+                normalize_matrix_(reader.weight, dim=1)
+            for writer in (block.attn.o_proj, block.mlp.down_proj):
+                normalize_matrix_(writer.weight, dim=0)

@@ -1,0 +1,35 @@
+"""The two words that nGPT adds to the language: a unit-norm vector and a learned scale."""
+
+import torch
+from torch import Tensor, nn
+
+# Added to the squared norm. Beside a unit vector's 1.0 it is below float32's resolution; a zero vector stays zero.
+EPSILON = 1e-12
+
+
+def normalize(x: Tensor, dim: int = -1) -> Tensor:
+    """Return x with unit L2 norm along dim, computed in (at least) fp32; a zero vector stays zero (section 2.1)."""
+    x = x.to(torch.promote_types(x.dtype, torch.float32))
+    return x * torch.rsqrt(x.square().sum(dim, keepdim=True) + EPSILON)
+
+
+class Scale(nn.Module):
+    """Learn a vector that starts at `init` but is stored at `scale` (section 2.5).
+
+    The effective value is stored * init/scale, so Adam, whose step does not depend on the gradient's size, moves
+    the effective value at learning_rate * init/scale.
+    """
+
+    def __init__(self, size: int, init: float, scale: float):
+        super().__init__()
+        self.init, self.scale = init, scale
+        self.stored = nn.Parameter(torch.full((size,), scale))
+
+    def forward(self) -> Tensor:
+        return self.stored * (self.init / self.scale)
+
+
+@torch.no_grad()
+def normalize_matrix_(weight: Tensor, dim: int) -> None:
+    """Normalize the vectors of a weight matrix along dim, the one of size n_embd, in place (section 2.6, item 2)."""
+    weight.copy_(normalize(weight, dim))
