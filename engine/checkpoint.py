@@ -48,7 +48,9 @@ def checkpoint_step(path: Path) -> int:
     return int(NAME.fullmatch(path.name)[1])
 
 
-def save_checkpoint(folder: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, state: TrainerState, keep: int) -> Path:
+def save_checkpoint(
+    folder: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, state: TrainerState, keep: int
+) -> Path:
     """Write a checkpoint under a temporary name, make it durable, publish it by renaming, delete all but the newest `keep`."""
     final = folder / f"step-{state.step:08d}"
     temporary = folder / f".writing-{final.name}"
@@ -56,10 +58,15 @@ def save_checkpoint(folder: Path, model: torch.nn.Module, optimizer: torch.optim
         shutil.rmtree(leftover)
     temporary.mkdir(parents=True)
     try:
-        save_file({name: p.detach().cpu().contiguous() for name, p in model.state_dict().items()}, temporary / "model.safetensors")
+        save_file(
+            {name: p.detach().cpu().contiguous() for name, p in model.state_dict().items()},
+            temporary / "model.safetensors",
+        )
         save_file(flatten_optimizer(model, optimizer), temporary / "optimizer.safetensors")
         (temporary / "trainer.json").write_text(json.dumps(asdict(state)))
-        files = {path.name: {"bytes": path.stat().st_size, "sha256": sha256_of(path)} for path in sorted(temporary.iterdir())}
+        files = {
+            path.name: {"bytes": path.stat().st_size, "sha256": sha256_of(path)} for path in sorted(temporary.iterdir())
+        }
         (temporary / "manifest.json").write_text(json.dumps({"format": FORMAT, "files": files}, indent=1))
         for path in (*temporary.iterdir(), temporary):
             sync(path)
@@ -113,7 +120,9 @@ def find_checkpoint(folder: Path) -> Path | None:
             print(f"warning: {problem}; set aside, continuing from {path.name}", flush=True)
         return path
     if problems or any(folder.glob("*.corrupt-*")):
-        raise CheckpointError(f"{folder}: no intact checkpoint ({problems[0] if problems else 'all were set aside as *.corrupt-N'}); resume=never starts anew")
+        raise CheckpointError(
+            f"{folder}: no intact checkpoint ({problems[0] if problems else 'all were set aside as *.corrupt-N'}); resume=never starts anew"
+        )
     return None
 
 
@@ -129,7 +138,9 @@ def load_model(path: Path, model: torch.nn.Module) -> None:
     try:
         model.load_state_dict(load_file(path / "model.safetensors"))
     except (OSError, SafetensorError, RuntimeError) as error:
-        raise CheckpointError(f"{path}/model.safetensors does not fit the configuration ({str(error).splitlines()[0]})") from None
+        raise CheckpointError(
+            f"{path}/model.safetensors does not fit the configuration ({str(error).splitlines()[0]})"
+        ) from None
 
 
 def load_optimizer(path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
@@ -140,7 +151,9 @@ def load_optimizer(path: Path, model: torch.nn.Module, optimizer: torch.optim.Op
         raise CheckpointError(f"{path}/optimizer.safetensors: unreadable ({error})") from None
     state: dict[int, dict[str, Tensor]] = {}
     for index, name in enumerate(parameter_names(model, optimizer)):
-        state[index] = {key: flat[f"{key}/{name}"] for key in ("exp_avg", "exp_avg_sq", "step") if f"{key}/{name}" in flat}
+        state[index] = {
+            key: flat[f"{key}/{name}"] for key in ("exp_avg", "exp_avg_sq", "step") if f"{key}/{name}" in flat
+        }
         if len(state[index]) != 3:
             raise CheckpointError(f"{path}/optimizer.safetensors: nothing for {name}")
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -95,9 +95,13 @@ def check_config(config: Config) -> None:
         if not 0 <= getattr(config, name) < 1:
             raise ConfigError(f"{name}={getattr(config, name)}: must be at least 0 and below 1")
     if config.eval_windows is not None and config.eval_windows < 1:
-        raise ConfigError(f"eval_windows={config.eval_windows}: must be positive, or null for the whole validation file")
+        raise ConfigError(
+            f"eval_windows={config.eval_windows}: must be positive, or null for the whole validation file"
+        )
     if config.warmup_steps > 0 and config.warmup_steps >= config.max_steps:
-        raise ConfigError(f"warmup_steps={config.warmup_steps} leaves nothing of max_steps={config.max_steps}; try warmup_steps={config.max_steps // 10}")
+        raise ConfigError(
+            f"warmup_steps={config.warmup_steps} leaves nothing of max_steps={config.max_steps}; try warmup_steps={config.max_steps // 10}"
+        )
     if config.min_learning_rate > config.learning_rate:
         raise ConfigError(f"min_learning_rate={config.min_learning_rate} is above learning_rate={config.learning_rate}")
     one_of = {"resume": ("auto", "must", "never"), "device": ("auto", "cpu", "cuda"), "wandb.mode": ("disabled", "offline", "online"),
@@ -120,7 +124,9 @@ def check_batch(config: Config, world_size: int) -> None:
     if rest:
         down = config.global_batch_size - rest
         choices = [n for n in (down, down + world_size) if n]
-        raise ConfigError(f"global_batch_size={config.global_batch_size} does not divide over {world_size} ranks; {' or '.join(map(str, choices))} would")
+        raise ConfigError(
+            f"global_batch_size={config.global_batch_size} does not divide over {world_size} ranks; {' or '.join(map(str, choices))} would"
+        )
     if per_rank % config.micro_batch_size:
         good = nearest_divisor(per_rank, config.micro_batch_size)
         raise ConfigError(
@@ -131,7 +137,14 @@ def check_batch(config: Config, world_size: int) -> None:
 
 def default_run_name(config: Config) -> str:
     """Name a run from its configuration alone, so that every rank and every restart agrees."""
-    parts = [config.model["name"], config.size, config.context, config.data.name, f"{config.max_steps}steps", f"lr{config.learning_rate:g}"]
+    parts = [
+        config.model["name"],
+        config.size,
+        config.context,
+        config.data.name,
+        f"{config.max_steps}steps",
+        f"lr{config.learning_rate:g}",
+    ]
     if config.precision.name != "bf16":
         parts.append(config.precision.name)
     return "-".join([*parts, f"seed{config.seed}"])

@@ -47,7 +47,11 @@ class TrainingWindows:
 
     def read(self, first_sample: int, count: int) -> Tensor:
         """Return samples first_sample, ... as token ids (count, T+1), int64."""
-        return read_windows(self.token_file, [self.window_of(i) for i in range(first_sample, first_sample + count)], self.sequence_length)
+        return read_windows(
+            self.token_file,
+            [self.window_of(i) for i in range(first_sample, first_sample + count)],
+            self.sequence_length,
+        )
 
 
 def read_windows(token_file: TokenFile, windows: list[int], sequence_length: int) -> Tensor:
@@ -57,7 +61,14 @@ def read_windows(token_file: TokenFile, windows: list[int], sequence_length: int
 
 
 def micro_batches(
-    windows: TrainingWindows, *, first_step: int, last_step: int, global_batch_size: int, micro_batch_size: int, rank: int, world_size: int
+    windows: TrainingWindows,
+    *,
+    first_step: int,
+    last_step: int,
+    global_batch_size: int,
+    micro_batch_size: int,
+    rank: int,
+    world_size: int,
 ) -> Iterator[Tensor]:
     """Yield this rank's micro batches of steps first_step ... last_step - 1, read one ahead by a thread.
 
@@ -94,4 +105,6 @@ def check_split(path: Path, split: SplitInfo, sequence_length: int, vocab_size: 
             "choose a shorter context= or prepare more text"
         )
     if split.max_id >= vocab_size:
-        raise DataError(f"{path / split.file}: holds token id {split.max_id}, but model.vocab_size={vocab_size}; it must be larger than every id")
+        raise DataError(
+            f"{path / split.file}: holds token id {split.max_id}, but model.vocab_size={vocab_size}; it must be larger than every id"
+        )

@@ -79,14 +79,20 @@ def start_ranks(device: str) -> Iterator[Ranks]:
     if device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device=cuda: this PyTorch finds no CUDA GPU; device=cpu would run")
     use_cuda = device != "cpu" and torch.cuda.is_available()
-    rank, local_rank, world_size = (int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("LOCAL_RANK", 0), ("WORLD_SIZE", 1)))
+    rank, local_rank, world_size = (
+        int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("LOCAL_RANK", 0), ("WORLD_SIZE", 1))
+    )
     if use_cuda and local_rank >= torch.cuda.device_count():
-        raise ConfigError(f"local rank {local_rank} has no GPU: there are {torch.cuda.device_count()}; lower --nproc_per_node")
+        raise ConfigError(
+            f"local rank {local_rank} has no GPU: there are {torch.cuda.device_count()}; lower --nproc_per_node"
+        )
     torch_device = torch.device("cuda", local_rank) if use_cuda else torch.device("cpu")
     if use_cuda:
         torch.cuda.set_device(torch_device)
     if world_size > 1:
-        dist.init_process_group("nccl" if use_cuda else "gloo", device_id=torch_device if use_cuda else None, timeout=timedelta(minutes=20))
+        dist.init_process_group(
+            "nccl" if use_cuda else "gloo", device_id=torch_device if use_cuda else None, timeout=timedelta(minutes=20)
+        )
     try:
         yield Ranks(rank, local_rank, world_size, torch_device)
     finally:

@@ -36,9 +36,15 @@ def run_entry(function: Callable[[Any], None], schema: type, config_name: str) -
     os.environ["HYDRA_FULL_ERROR"] = "1"
     is_distributed = int(os.environ.get("WORLD_SIZE", "1")) > 1
     if is_distributed and {"-m", "--multirun"} & set(sys.argv):
-        fail(ConfigError("--multirun under torchrun makes every rank run its own sweep; loop over torchrun commands in a shell script instead"))
+        fail(
+            ConfigError(
+                "--multirun under torchrun makes every rank run its own sweep; loop over torchrun commands in a shell script instead"
+            )
+        )
 
-    composed: list[DictConfig] = []  # one, or with --multirun several; called outside Hydra, which would print over errors
+    composed: list[
+        DictConfig
+    ] = []  # one, or with --multirun several; called outside Hydra, which would print over errors
 
     try:
         hydra.main(version_base="1.3", config_path=CONFIG_DIR, config_name=config_name)(composed.append)()
@@ -84,7 +90,9 @@ def explain_composition(error: HydraException, schema: type, config_name: str) -
     if isinstance(error, MissingConfigException) and group and options:
         group_name, _, wanted = group[1].rpartition("/")
         names = options[1].split()
-        return ConfigError(f"{group_name}={wanted}: no such choice{nearest(wanted, names)}; there are: {', '.join(names)}")
+        return ConfigError(
+            f"{group_name}={wanted}: no such choice{nearest(wanted, names)}; there are: {', '.join(names)}"
+        )
     unknown_group = re.search(r"Could not override '([^'@]+)'\.\s*\n?No match in the defaults list", text)
     if unknown_group:
         return ConfigError(unknown_key(unknown_group[1], schema))
@@ -94,7 +102,9 @@ def explain_composition(error: HydraException, schema: type, config_name: str) -
             return ConfigError(unknown_key(key[1], schema))
         return ConfigError(f"{key[1]}: {cause}")
     if isinstance(error, OverrideParseException):
-        return ConfigError(f"cannot read the override {error.override!r}: write key=value, quoting values with spaces or commas as 'key=\"...\"'")
+        return ConfigError(
+            f"cannot read the override {error.override!r}: write key=value, quoting values with spaces or commas as 'key=\"...\"'"
+        )
     return ConfigError(first_line(error))
 
 

@@ -43,11 +43,18 @@ class ValidationSet:
     def describe(self, file_sha256: str) -> dict[str, int | str]:
         """Return the facts that two runs must share for their losses to be comparable."""
         identity = f"{file_sha256} {self.sequence_length} {self.windows}"
-        return {"windows": len(self.windows), "tokens": self.n_tokens, "bytes": self.n_bytes, "digest": hashlib.sha256(identity.encode()).hexdigest()}
+        return {
+            "windows": len(self.windows),
+            "tokens": self.n_tokens,
+            "bytes": self.n_bytes,
+            "digest": hashlib.sha256(identity.encode()).hexdigest(),
+        }
 
 
 @torch.no_grad()
-def evaluate(loss_of: nn.Module, validation: ValidationSet, batch_size: int, ranks: Ranks, autocast: torch.autocast) -> dict[str, float]:
+def evaluate(
+    loss_of: nn.Module, validation: ValidationSet, batch_size: int, ranks: Ranks, autocast: torch.autocast
+) -> dict[str, float]:
     """Return val/loss (nats per token), val/perplexity and val/bits_per_byte, equal on every rank.
 
     Sums are reduced, not means, so the split over batches and ranks does not matter. The end-of-text token counts
@@ -59,4 +66,8 @@ def evaluate(loss_of: nn.Module, validation: ValidationSet, batch_size: int, ran
             total += loss_of(batch.to(ranks.device, non_blocking=True)).double()
     nats = ranks.all_reduce_sum(total).item()
     loss = nats / validation.n_tokens
-    return {"val/loss": loss, "val/perplexity": math.exp(min(loss, 700)), "val/bits_per_byte": nats / math.log(2) / max(validation.n_bytes, 1)}
+    return {
+        "val/loss": loss,
+        "val/perplexity": math.exp(min(loss, 700)),
+        "val/bits_per_byte": nats / math.log(2) / max(validation.n_bytes, 1),
+    }

@@ -35,7 +35,9 @@ def generate(
         tokens = torch.cat((tokens, following[:, None]), dim=1)
 
 
-def choose(logits: Tensor, temperature: float, top_k: int | None, top_p: float | None, generator: torch.Generator | None) -> Tensor:
+def choose(
+    logits: Tensor, temperature: float, top_k: int | None, top_p: float | None, generator: torch.Generator | None
+) -> Tensor:
     """Draw one token (B,) from logits (B, V), of the top_k most probable and of the fewest that have probability top_p."""
     if temperature == 0:
         return logits.argmax(dim=-1)

@@ -22,7 +22,9 @@ def chunked_cross_entropy(hidden: Tensor, unembedding: Tensor, targets: Tensor, 
     if hidden.shape[0] <= tokens_per_chunk:
         return summed_cross_entropy(hidden, unembedding, targets)
     chunks = zip(hidden.split(tokens_per_chunk), targets.split(tokens_per_chunk), strict=True)
-    return torch.stack([checkpoint(summed_cross_entropy, h, unembedding, t, use_reentrant=False) for h, t in chunks]).sum()
+    return torch.stack(
+        [checkpoint(summed_cross_entropy, h, unembedding, t, use_reentrant=False) for h, t in chunks]
+    ).sum()
 
 
 class NextTokenLoss(nn.Module):

@@ -78,13 +78,20 @@ class MetricsLog:
             self.state.wandb_id = self.wandb.id  # saved with the next checkpoint
             self.wandb.define_metric("*", step_metric="step")
         except Exception as error:
-            print(f"warning: wandb is off ({str(error).splitlines()[0]}); metrics.jsonl has everything", file=sys.stderr)
+            print(
+                f"warning: wandb is off ({str(error).splitlines()[0]}); metrics.jsonl has everything", file=sys.stderr
+            )
 
     def log(self, step: int, train_seconds: float, values: dict[str, float | None]) -> None:
         """Record values after `step` steps that took train_seconds in all."""
         if not self.is_main_process:
             return
-        record = {"step": step, "tokens": step * self.config.tokens_per_step, "train_seconds": round(train_seconds, 3), **values}
+        record = {
+            "step": step,
+            "tokens": step * self.config.tokens_per_step,
+            "train_seconds": round(train_seconds, 3),
+            **values,
+        }
         self.file.write(json.dumps(record) + "\n")
         self.file.flush()
         self._show(step, values)
@@ -98,7 +105,9 @@ class MetricsLog:
     def _show(self, step: int, values: dict[str, float | None]) -> None:
         if "val/loss" in values:
             self.last_val = values["val/loss"]
-            self._print(f"step {step:>7,}/{self.config.max_steps:,} | val {self.last_val:.4f} nats/token, {values['val/bits_per_byte']:.4f} bits/byte")
+            self._print(
+                f"step {step:>7,}/{self.config.max_steps:,} | val {self.last_val:.4f} nats/token, {values['val/bits_per_byte']:.4f} bits/byte"
+            )
             return
         mfu = values.get("train/mfu")
         remaining = (time.monotonic() - self.started) / max(step - self.first_step, 1) * (self.config.max_steps - step)
@@ -110,7 +119,11 @@ class MetricsLog:
             self.bar.set_postfix_str(", ".join(parts), refresh=False)
             self.bar.update(step - self.bar.n)
         else:
-            self._print(f"step {step:>7,}/{self.config.max_steps:,} | " + " | ".join(parts) + f" | eta {format_seconds(remaining)}")
+            self._print(
+                f"step {step:>7,}/{self.config.max_steps:,} | "
+                + " | ".join(parts)
+                + f" | eta {format_seconds(remaining)}"
+            )
 
     def _print(self, line: str) -> None:
         if self.is_terminal:

@@ -30,13 +30,23 @@ def model_config(node: dict[str, Any]) -> Any:
     config = to_dataclass(node, MODELS[name].Config)
     for field in fields(config):
         value = getattr(config, field.name)
-        if field.type is int and value < 1 or field.name.endswith(("_scale", "_base", "_eps")) and value is not None and value <= 0:
+        if (
+            field.type is int
+            and value < 1
+            or field.name.endswith(("_scale", "_base", "_eps"))
+            and value is not None
+            and value <= 0
+        ):
             raise ConfigError(f"model.{field.name}={value}: must be positive")
     if config.n_embd % config.n_head:
         good = nearest_divisor(config.n_embd, config.n_head)
-        raise ConfigError(f"model.n_embd={config.n_embd} is not divisible by model.n_head={config.n_head}; n_head={good} would be")
+        raise ConfigError(
+            f"model.n_embd={config.n_embd} is not divisible by model.n_head={config.n_head}; n_head={good} would be"
+        )
     if config.n_embd // config.n_head % 2:
-        raise ConfigError(f"n_embd/n_head = {config.n_embd // config.n_head} is odd; rotary embedding needs an even head size")
+        raise ConfigError(
+            f"n_embd/n_head = {config.n_embd // config.n_head} is odd; rotary embedding needs an even head size"
+        )
     return config
 
 

@@ -29,8 +29,8 @@ from engine.data import check_split
 from engine.distributed import Ranks
 from engine.entry import ConfigError
 from engine.evaluate import ValidationSet
-from engine.models import build_model
 from engine.metrics import forget_after, read_json, write_status
+from engine.models import build_model
 
 
 @dataclass
@@ -43,7 +43,11 @@ class RunData:
 
     def describe(self) -> dict[str, Any]:
         tokenizer = self.manifest.tokenizer
-        return {"name": self.manifest.name, "digest": self.manifest.data_digest, "tokenizer": {"name": tokenizer.name, "digest": tokenizer.digest}}
+        return {
+            "name": self.manifest.name,
+            "digest": self.manifest.data_digest,
+            "tokenizer": {"name": tokenizer.name, "digest": tokenizer.digest},
+        }
 
 
 def open_data(config: Config) -> RunData:
@@ -51,14 +55,20 @@ def open_data(config: Config) -> RunData:
     folder, length = Path(config.data.dir), config.model["sequence_length"]
     manifest = read_manifest(folder)
     if manifest.tokenizer.name != config.data.tokenizer:
-        raise DataError(f"{folder}: made with the tokenizer {manifest.tokenizer.name}, but data.tokenizer={config.data.tokenizer}; prepare again or choose its data=")
+        raise DataError(
+            f"{folder}: made with the tokenizer {manifest.tokenizer.name}, but data.tokenizer={config.data.tokenizer}; prepare again or choose its data="
+        )
     tokenizer_file = folder / TOKENIZER_NAME
     if not tokenizer_file.is_file() or sha256_of(tokenizer_file) != manifest.tokenizer.digest:
-        raise DataError(f"{tokenizer_file}: missing or not the tokenizer that made the bins; prepare again with overwrite=true")
+        raise DataError(
+            f"{tokenizer_file}: missing or not the tokenizer that made the bins; prepare again with overwrite=true"
+        )
     for split in manifest.splits.values():
         check_split(folder, split, length, config.model["vocab_size"])
     train, val = (open_token_file(folder, split, manifest) for split in ("train", "val"))
-    return RunData(manifest, train, ValidationSet(val, token_byte_lengths(folder, manifest), length, config.eval_windows))
+    return RunData(
+        manifest, train, ValidationSet(val, token_byte_lengths(folder, manifest), length, config.eval_windows)
+    )
 
 
 def open_run_folder(config: Config, data: RunData) -> Path | None:
@@ -77,10 +87,14 @@ def open_run_folder(config: Config, data: RunData) -> Path | None:
     if (folder / "config.yaml").exists():
         changes = difference(load_config(folder / "config.yaml"), config)
         if changes:
-            raise ConfigError(f"{folder} was started with another configuration ({'; '.join(changes)}); choose another run_name, or resume=never")
+            raise ConfigError(
+                f"{folder} was started with another configuration ({'; '.join(changes)}); choose another run_name, or resume=never"
+            )
         digest = read_json(folder / "environment.json").get("data", {}).get("digest")
         if digest not in (None, data.manifest.data_digest):
-            raise DataError(f"{folder} was trained on other data ({digest[:12]}) than {config.data.dir} holds ({data.manifest.data_digest[:12]}); choose another run_name")
+            raise DataError(
+                f"{folder} was trained on other data ({digest[:12]}) than {config.data.dir} holds ({data.manifest.data_digest[:12]}); choose another run_name"
+            )
     checkpoint = find_checkpoint(folder / "checkpoints")
     if checkpoint is None and config.resume == "must":
         raise CheckpointError(f"{folder}: resume=must, but there is no checkpoint; resume=auto would start from step 0")
@@ -109,7 +123,9 @@ def load_trained_model(folder: Path, step: int | None = None) -> tuple[Config, t
     if step is not None:
         steps = [checkpoint_step(path) for path in checkpoints]
         if step not in steps:
-            raise CheckpointError(f"{folder}: no checkpoint of step {step}; there are: {', '.join(map(str, steps)) or 'none'}")
+            raise CheckpointError(
+                f"{folder}: no checkpoint of step {step}; there are: {', '.join(map(str, steps)) or 'none'}"
+            )
         checkpoints = [checkpoints[steps.index(step)]]
     if not checkpoints:
         raise CheckpointError(f"{folder}: there is no checkpoint yet")
@@ -121,9 +137,16 @@ def load_trained_model(folder: Path, step: int | None = None) -> tuple[Config, t
 
 def describe_environment(config: Config, ranks: Ranks, data: RunData, model: torch.nn.Module) -> dict[str, Any]:
     """Return versions, commit, topology, sizes and data: what the configuration does not say."""
-    name = torch.cuda.get_device_name(ranks.device) if ranks.device.type == "cuda" else platform.processor() or platform.machine()
+    name = (
+        torch.cuda.get_device_name(ranks.device)
+        if ranks.device.type == "cuda"
+        else platform.processor() or platform.machine()
+    )
     return {
-        "versions": {"python": platform.python_version(), **{package: version_of(package) for package in ("torch", "numpy", "tiktoken", "safetensors")}},
+        "versions": {
+            "python": platform.python_version(),
+            **{package: version_of(package) for package in ("torch", "numpy", "tiktoken", "safetensors")},
+        },
         "commit": current_commit(),
         "world_size": ranks.world_size,
         "device": {"type": ranks.device.type, "name": name, "threads": torch.get_num_threads()},
@@ -148,10 +171,11 @@ def current_commit() -> str | None:
     here = Path(__file__).resolve().parent
 
     def git(*words: str) -> str:
-        return subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+        return subprocess.run(
+            ["git", *words], cwd=here, capture_output=True, text=True, timeout=10, check=True
+        ).stdout.strip()
 
     try:
         return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.SubprocessError):
         return None
-

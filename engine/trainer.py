@@ -47,7 +47,9 @@ class Trainer:
             load_optimizer(checkpoint, self.raw_model, self.optimizer)
         self.resumed_at = self.state.step
 
-        self.autocast = torch.autocast(ranks.device.type, dtype=torch.bfloat16, enabled=config.precision.matmul == "bfloat16")
+        self.autocast = torch.autocast(
+            ranks.device.type, dtype=torch.bfloat16, enabled=config.precision.matmul == "bfloat16"
+        )
         self.loss_of = NextTokenLoss(self.raw_model)
         use_compile = config.compile if config.compile is not None else ranks.device.type == "cuda"
         if use_compile:
@@ -83,7 +85,9 @@ class Trainer:
             is_last = state.step == config.max_steps
             is_new = state.step > self.resumed_at or state.step == 0  # a resumed step was validated before it was saved
             if is_new and (state.step % config.eval_interval == 0 or is_last):
-                values = evaluate(self.loss_of, self.data.validation, config.micro_batch_size, self.ranks, self.autocast)
+                values = evaluate(
+                    self.loss_of, self.data.validation, config.micro_batch_size, self.ranks, self.autocast
+                )
                 log.log(state.step, state.train_seconds, values)
             if is_new and state.step > 0 and (state.step % config.checkpoint_interval == 0 or is_last or stop):
                 self.save(log)
@@ -130,8 +134,12 @@ class Trainer:
         asked = torch.tensor(float(interruption.received is not None), device=ranks.device)
         loss_sum, asked = ranks.all_reduce_sum(torch.stack((loss_sum, asked))).tolist()
         loss, grad_norm = loss_sum / config.tokens_per_step, grad_norm.item()
-        if not (math.isfinite(loss) and math.isfinite(grad_norm)):  # the same numbers, and so the same decision, on every rank
-            raise Diverged(f"step {self.state.step + 1}: loss {loss}, gradient norm {grad_norm}; try a lower learning_rate than {config.learning_rate:g}")
+        if not (
+            math.isfinite(loss) and math.isfinite(grad_norm)
+        ):  # the same numbers, and so the same decision, on every rank
+            raise Diverged(
+                f"step {self.state.step + 1}: loss {loss}, gradient norm {grad_norm}; try a lower learning_rate than {config.learning_rate:g}"
+            )
         self.optimizer.step()
         self.raw_model.post_optimizer_step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -143,7 +151,12 @@ class Trainer:
     def save(self, log: MetricsLog) -> None:
         """Save on rank 0; the others wait, and share its error if there is one."""
         folder = self.config.run_dir / "checkpoints"
-        self.ranks.agree(lambda: self.ranks.is_main_process and save_checkpoint(folder, self.raw_model, self.optimizer, self.state, self.config.keep_checkpoints))
+        self.ranks.agree(
+            lambda: (
+                self.ranks.is_main_process
+                and save_checkpoint(folder, self.raw_model, self.optimizer, self.state, self.config.keep_checkpoints)
+            )
+        )
         if self.ranks.is_main_process:
             write_status(self.config.run_dir, "running", self.state.step)
 
@@ -161,9 +174,13 @@ def train(config: Config) -> None:
         trainer = ranks.agree(lambda: Trainer(config, ranks, data, checkpoint))
         if trainer.state.step == config.max_steps:
             if ranks.is_main_process:
-                print(f"{config.run_dir}: all {config.max_steps:,} steps are done; resume=never or another run_name trains again")
+                print(
+                    f"{config.run_dir}: all {config.max_steps:,} steps are done; resume=never or another run_name trains again"
+                )
             return
-        environment = ranks.on_main(lambda: write_run_folder(config, ranks, data, trainer.raw_model, trainer.state.step))
+        environment = ranks.on_main(
+            lambda: write_run_folder(config, ranks, data, trainer.raw_model, trainer.state.step)
+        )
         log = MetricsLog(config, trainer.state, ranks.is_main_process, environment)
         outcome, message = "failed", ""
         try:
@@ -187,4 +204,8 @@ def print_plan(config: Config) -> None:
     has_data = (Path(config.data.dir) / MANIFEST_NAME).exists()
     train_tokens = open_data(config).manifest.splits["train"].tokens if has_data else config.data.expected.train_tokens
     if os.environ.get("RANK", "0") == "0":
-        print(json.dumps(describe_run(config, build_model(config.model, device="meta"), world_size, train_tokens), indent=2))
+        print(
+            json.dumps(
+                describe_run(config, build_model(config.model, device="meta"), world_size, train_tokens), indent=2
+            )
+        )

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from gpt.attention import causal_attention
 from gpt.rope import RotaryTable, apply_rotary
-from ngpt.normalization import Scale, normalize, normalize_matrix_
+from ngpt.normalization import Scale, normalize, normalize_matrix_  # sections 2.1, 2.5 and 2.6
 
 
 @dataclass
@@ -110,11 +110,11 @@ class Transformer(nn.Module):
         rotary = self.rotary(tokens.shape[1])
         for block in self.blocks:
             h = block(h, rotary)
-        return h
+        return h  # section 2.6, item 1: no norm remains, not even the final one
 
     def unembedding(self) -> Tensor:
         """Return the matrix (V, C) whose product with the hidden states gives the logits."""
-        return self.sz()[:, None] * self.lm_head.weight
+        return self.sz()[:, None] * self.lm_head.weight  # eq. 3, folded into the rows
 
     def init_weights(self) -> None:
         std = self.config.n_embd**-0.5  # section A.5
@@ -122,7 +122,6 @@ class Transformer(nn.Module):
             if parameter.dim() == 2:
                 is_output = name.endswith(("o_proj.weight", "down_proj.weight"))
                 nn.init.normal_(parameter, std=std / (2 * self.config.n_layer) ** 0.5 if is_output else std)
-
         self.post_optimizer_step()
 
     @torch.no_grad()
@@ -131,7 +130,8 @@ class Transformer(nn.Module):
         normalize_matrix_(self.embedding.weight, dim=1)
         normalize_matrix_(self.lm_head.weight, dim=1)
         for block in self.blocks:
-            for reader in (block.attn.q_proj, block.attn.k_proj, block.attn.v_proj, block.mlp.up_proj, block.mlp.gate_proj):
+            attn, mlp = block.attn, block.mlp
+            for reader in (attn.q_proj, attn.k_proj, attn.v_proj, mlp.up_proj, mlp.gate_proj):
                 normalize_matrix_(reader.weight, dim=1)
-            for writer in (block.attn.o_proj, block.mlp.down_proj):
+            for writer in (attn.o_proj, mlp.down_proj):
                 normalize_matrix_(writer.weight, dim=0)

@@ -1,0 +1,69 @@
+"""The rooms of the house: imports point down only, and names say what is inside."""
+
+import ast
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+ROOMS = ("gpt", "ngpt", "corpus", "engine", "analysis")
+MAY_IMPORT = {
+    "gpt": set(),
+    "ngpt": {"gpt"},
+    "corpus": set(),
+    "engine": {"gpt", "ngpt", "corpus"},
+    "analysis": {"engine", "corpus"},
+}
+REGISTRY = "engine/models.py"  # the one file of the engine that names the models
+
+
+def sources(room):
+    return sorted((ROOT / room).rglob("*.py"))
+
+
+def imported(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module or ""
+
+
+def test_imports_point_down():
+    for room in ROOMS:
+        for path in sources(room):
+            rooms = {name.split(".")[0] for name in imported(path)} & {*ROOMS, "train", "sample", "prepare_owt", "scripts", "tests"}
+            assert rooms - {room} <= MAY_IMPORT[room], f"{path.relative_to(ROOT)} imports {rooms}"
+
+
+def test_the_engine_knows_the_models_in_one_file_alone():
+    for path in sources("engine"):
+        name = str(path.relative_to(ROOT))
+        if name == REGISTRY:
+            continue
+        assert not {n for n in imported(path) if n.split(".")[0] in ("gpt", "ngpt")}, name
+        code = "\n".join(line for line in path.read_text().splitlines())
+        words = set(re.findall(r"\b(?:n?gpt|GPT|nGPT)\b(?!-vs)", code)) - {"GPT"}
+        words -= {"ngpt"} if "NVIDIA/ngpt" in code or "gpt-vs-ngpt" in code else set()
+        assert not words, f"{name} says {words}"
+
+
+def test_of_the_corpus_the_engine_needs_no_tokenizer():
+    for path in sources("engine"):
+        from_corpus = {n for n in imported(path) if n.startswith("corpus")}
+        assert from_corpus <= {"corpus.manifest", "corpus.token_file", "corpus.sources"}, path.name
+
+
+def test_no_drawers():
+    tracked = [p for room in (*ROOMS, "scripts", "configs", "tests") for p in (ROOT / room).rglob("*.*")]
+    assert not [p for p in tracked if p.stem.strip("_") in ("utils", "util", "helpers", "helper", "misc", "common")]
+
+
+def test_files_and_functions_stay_small():
+    for room in ROOMS:
+        for path in sources(room):
+            text = path.read_text()
+            assert text.count("\n") <= 260, f"{path.relative_to(ROOT)} has {text.count(chr(10))} lines: do two things live together?"
+            for node in ast.walk(ast.parse(text)):
+                if isinstance(node, ast.FunctionDef):
+                    length = node.end_lineno - node.lineno + 1
+                    assert length <= 65, f"{path.relative_to(ROOT)}: {node.name} has {length} lines"

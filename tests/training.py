@@ -1,0 +1,58 @@
+"""Running the entry scripts for real, small enough for a test."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+# 2 layers, 32 channels: a step takes some milliseconds.
+SMALL = [
+    "size=tiny", "model.n_layer=2", "model.n_head=2", "model.n_embd=32", "model.sequence_length=32", "data=docs", "precision=fp32",
+    "global_batch_size=8", "micro_batch_size=8", "learning_rate=0.01", "warmup_steps=0", "max_steps=12", "eval_interval=6",
+    "eval_windows=20", "log_interval=1", "checkpoint_interval=6", "device=cpu",
+]  # fmt: skip
+
+
+def environment(**changes: str) -> dict[str, str]:
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB", "TORCHELASTIC"))}
+    return kept | {"OMP_NUM_THREADS": "1", "WANDB_SILENT": "true"} | changes
+
+
+def command(script: str, *overrides: str, ranks: int = 1) -> list[str]:
+    launcher = [sys.executable]
+    if ranks > 1:
+        launcher += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
+    return [*launcher, str(ROOT / script), *overrides]
+
+
+def run(script: str, *overrides: str, ranks: int = 1, code: int | None = 0, cwd: Path | None = None, **options) -> subprocess.CompletedProcess:
+    """Run an entry script and check its exit code (None: any)."""
+    done = subprocess.run(command(script, *overrides, ranks=ranks), cwd=cwd or ROOT, env=environment(), capture_output=True,
+                          text=True, timeout=300, **options)  # fmt: skip
+    assert code is None or done.returncode == code, f"exit code {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    return done
+
+
+def error_line(done: subprocess.CompletedProcess) -> str:
+    """Return the one line that a refused command prints."""
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: "), done.stderr
+    return lines[0]
+
+
+def metrics(run_dir: Path, key: str) -> dict[int, float]:
+    """Return {step: value} of one metric, checking that steps are in order and no line stands twice."""
+    records = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    steps = [(r["step"], "val/loss" in r) for r in records]
+    assert len(set(steps)) == len(steps) and [s for s, _ in steps] == sorted(s for s, _ in steps)
+    return {r["step"]: r[key] for r in records if key in r}
+
+
+def tensors(run_dir: Path, step: int) -> dict:
+    from safetensors.torch import load_file
+
+    folder = run_dir / "checkpoints" / f"step-{step:08d}"
+    return load_file(folder / "model.safetensors") | load_file(folder / "optimizer.safetensors")
