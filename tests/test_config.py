@@ -1,0 +1,166 @@
+"""Every shipped configuration, and every mistake a user makes, through the real command line."""
+
+import json
+import re
+
+import pytest
+from hydra import compose, initialize_config_dir
+from training import ROOT, SMALL, error_line, run
+
+from engine.config import Config, check_batch, check_config, difference, load_config, save_config
+from engine.entry import CONFIG_DIR, ConfigError, to_dataclass
+from engine.models import build_model
+
+EXPERIMENTS = sorted(path.stem for path in (ROOT / "configs/experiment").glob("*.yaml"))
+
+
+def choices(group: str) -> list[str]:
+    return sorted(path.stem for path in (ROOT / "configs" / group).glob("*.yaml"))
+
+
+def composed(*overrides: str) -> Config:
+    with initialize_config_dir(CONFIG_DIR, version_base="1.3"):
+        config = to_dataclass(compose("train", [*overrides]), Config)
+    check_config(config)
+    return config
+
+
+@pytest.mark.parametrize("model", ["gpt", "ngpt"])
+@pytest.mark.parametrize(
+    "choice",
+    [f"{group}={name}" for group in ("size", "context", "data", "precision", "experiment") for name in choices(group)],
+)
+def test_every_shipped_choice_composes_validates_and_builds(model, choice):
+    config = composed(f"model={model}", choice)
+    assert build_model(config.model, device="meta").config.n_embd == config.model["n_embd"]
+    assert config.model["name"] == model
+    check_batch(config, world_size=1 if config.size == "tiny" else 8)
+    assert (config.weight_decay, config.warmup_steps) == (0, 0) if model == "ngpt" else config.weight_decay > 0
+
+
+def test_the_paper_experiments_are_there_and_say_command_and_expectation():
+    assert EXPERIMENTS == sorted(
+        ["quickstart", *(f"paper_{s}_{c}" for s in ("0.5b", "1b") for c in ("1k", "4k", "8k"))]
+    )
+    for name in EXPERIMENTS:
+        package, command, expectation = (ROOT / f"configs/experiment/{name}.yaml").read_text().splitlines()[:3]
+        assert package == "# @package _global_" and f"train.py experiment={name} " in command and len(expectation) > 40
+    config = composed("experiment=paper_1b_4k", "model=ngpt")
+    assert (config.model["n_layer"], config.model["sequence_length"], config.max_steps) == (36, 4096, 20000)
+    assert composed("context=4k").tokens_per_step == 2_097_152  # facts of the paper: 512 sequences
+
+
+def test_the_command_line_beats_the_experiment():
+    config = composed("experiment=quickstart", "model=ngpt", "learning_rate=1e-3", "model.sz_init=2", "max_steps=7")
+    assert (config.learning_rate, config.model["sz_init"], config.max_steps) == (1e-3, 2.0, 7)
+
+
+def test_every_data_choice_has_the_same_keys():
+    keys = {name: set(vars(composed(f"data={name}").data)) for name in choices("data")}
+    assert len({frozenset(k) for k in keys.values()}) == 1
+
+
+def test_a_saved_configuration_comes_back_whole(tmp_path):
+    config = composed("experiment=quickstart", "model=ngpt")
+    save_config(config, tmp_path / "config.yaml")
+    assert load_config(tmp_path / "config.yaml") == config
+    assert difference(config, composed("experiment=quickstart", "model=ngpt", "eval_interval=7", "device=cpu")) == []
+    changed = difference(config, composed("experiment=quickstart", "model=ngpt", "beta2=0.9", "model.alpha_init=0.1"))
+    assert changed == ["beta2: 0.95 -> 0.9", "model.alpha_init: 0.25 -> 0.1", ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "model: ${oc.env:HOME}", "a: !!python/object:os.system x", "\x00", "model: {name: gpt}"]
+)
+def test_a_damaged_or_hostile_configuration_is_refused(text, tmp_path):
+    (tmp_path / "config.yaml").write_text(text)
+    with pytest.raises(ConfigError, match="config.yaml"):
+        load_config(tmp_path / "config.yaml")
+
+
+MISTAKES = {  # a mistake, what the one line must say, the exit code
+    "lerning_rate=1e-3": ("unknown key 'lerning_rate': did you mean 'learning_rate'?", 2),
+    "+lerning_rate=1e-3": ("unknown key 'lerning_rate': did you mean 'learning_rate'?", 2),
+    "model.n_heads=3": ("unknown key 'model.n_heads': did you mean 'model.n_head'?", 2),
+    "+model.n_heads=3": ("unknown key 'n_heads': did you mean 'n_head'?", 2),
+    "+data.fils=3": ("unknown key 'data.fils': did you mean 'data.files'?", 2),
+    "modle=gpt": ("unknown key 'modle': did you mean 'model'?", 2),
+    "model=gtp": ("model=gtp: no such choice: did you mean 'gpt'?; there are: gpt, ngpt", 2),
+    "size=2b": ("size=2b: no such choice; there are: 0.5b, 124m, 1b, tiny", 2),
+    "max_steps=many": ("max_steps: Value 'many' of type 'str' could not be converted to Integer", 2),
+    "model.n_embd=1.5": ("n_embd: Value '1.5' of type 'float' could not be converted to Integer", 2),
+    "max_steps=0": ("max_steps=0: must be positive", 2),
+    "learning_rate=-1": ("learning_rate=-1.0: must be positive", 2),
+    "learning_rate=nan": ("learning_rate=nan: must be", 2),
+    "warmup_steps=5000": ("leaves nothing of max_steps=12; try warmup_steps=1", 2),
+    "micro_batch_size=3": ("micro_batch_size=3 does not divide the 8 sequences", 2),
+    "model.n_head=5": ("model.n_embd=32 is not divisible by model.n_head=5; n_head=4 would be", 2),
+    "model.n_head=32": ("is odd; rotary embedding needs an even head size", 2),
+    "device=tpu": ("device=tpu: must be one of auto, cpu, cuda", 2),
+    "resume=yes": ("resume", 2),
+    "run_name=../x": ("run_name='../x': use letters", 2),
+    "wandb.mode=of": ("wandb.mode=of: must be one of disabled, offline, online", 2),
+    "max_steps": ("max_steps", 2),
+    "model.sequence_length=999999": ("tokens, but one window of the context needs 1,000,000", 3),
+    "model.vocab_size=200": ("holds token id 256, but model.vocab_size=200", 3),
+    "data.tokenizer=gpt2": ("made with the tokenizer bytes, but data.tokenizer=gpt2", 3),
+    "data.dir=/nowhere": ("/nowhere/manifest.json: missing", 3),
+    "resume=must": ("resume=must, but there is no checkpoint", 4),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_gets_one_line_and_the_right_code_and_leaves_nothing(mistake, docs, tmp_path):
+    says, code = MISTAKES[mistake]
+    overrides = [o for o in SMALL if o.split("=")[0] != mistake.split("=")[0]]
+    done = run("train.py", *overrides, f"data.dir={docs}", f"out_dir={tmp_path}", mistake, code=code)
+    assert says in error_line(done)
+    assert not list(tmp_path.rglob("*.safetensors")) and "step " not in done.stdout
+
+
+def test_mistakes_end_every_rank(docs, tmp_path):
+    for mistake, says in {
+        "global_batch_size=9": "does not divide over 2 ranks; 8 or 10 would",
+        "model.vocab_size=9": "holds token id",
+    }.items():
+        done = run("train.py", *SMALL, f"data.dir={docs}", f"out_dir={tmp_path}", "micro_batch_size=2", mistake, ranks=2, code=1)
+        assert done.stderr.count("error: ") == 1 and says in done.stderr
+    done = run("train.py", "-m", "model=gpt,ngpt", ranks=2, code=1)
+    assert "--multirun under torchrun" in done.stderr
+
+
+def test_a_run_is_not_continued_with_other_settings_or_data(docs, tmp_path):
+    base = [*SMALL, f"data.dir={docs}", f"out_dir={tmp_path}", "run_name=x"]
+    run("train.py", *base)
+    done = run("train.py", *base, "model.n_embd=64", "learning_rate=0.02", code=2)
+    assert "(learning_rate: 0.01 -> 0.02; model.n_embd: 32 -> 64)" in error_line(done)
+    environment = tmp_path / "x/environment.json"
+    value = json.loads(environment.read_text())
+    value["data"]["digest"] = "0" * 64
+    environment.write_text(json.dumps(value))
+    assert "was trained on other data" in error_line(run("train.py", *base, code=3))
+    run("train.py", *base, "resume=never", "learning_rate=0.02")
+    assert (tmp_path / "x.replaced-1/checkpoints/step-00000012").is_dir()
+
+
+def test_dry_run_plans_without_data_or_memory(tmp_path):
+    done = run(
+        "train.py",
+        "model=ngpt",
+        "size=1b",
+        "context=4k",
+        "dry_run=true",
+        f"data.dir={tmp_path}/none",
+        f"out_dir={tmp_path}",
+    )
+    plan = json.loads(done.stdout)
+    assert plan["parameters"]["total"] == 1_073_053_824 and plan["tokens_per_step"] == 2_097_152
+    assert plan["train_tokens"] == 9_035_582_198 and 4300 < plan["steps_per_epoch"] < 4310
+    # 6 * matrices + 12 * layers * context * width, by hand
+    assert plan["flops_per_token"] == 6 * (36 * 16 * 1280**2 + 50304 * 1280) + 12 * 36 * 4096 * 1280
+    assert not list(tmp_path.iterdir())
+
+
+def test_help_lists_groups_and_keys():
+    text = run("train.py", "--help").stdout
+    assert re.search(r"size: .*0\.5b.*1b", text) and "learning_rate" in text
