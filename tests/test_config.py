@@ -123,7 +123,16 @@ def test_mistakes_end_every_rank(docs, tmp_path):
         "global_batch_size=9": "does not divide over 2 ranks; 8 or 10 would",
         "model.vocab_size=9": "holds token id",
     }.items():
-        done = run("train.py", *SMALL, f"data.dir={docs}", f"out_dir={tmp_path}", "micro_batch_size=2", mistake, ranks=2, code=1)
+        done = run(
+            "train.py",
+            *SMALL,
+            f"data.dir={docs}",
+            f"out_dir={tmp_path}",
+            "micro_batch_size=2",
+            mistake,
+            ranks=2,
+            code=1,
+        )
         assert done.stderr.count("error: ") == 1 and says in done.stderr
     done = run("train.py", "-m", "model=gpt,ngpt", ranks=2, code=1)
     assert "--multirun under torchrun" in done.stderr

@@ -31,7 +31,14 @@ def imported(path):
 def test_imports_point_down():
     for room in ROOMS:
         for path in sources(room):
-            rooms = {name.split(".")[0] for name in imported(path)} & {*ROOMS, "train", "sample", "prepare_owt", "scripts", "tests"}
+            rooms = {name.split(".")[0] for name in imported(path)} & {
+                *ROOMS,
+                "train",
+                "sample",
+                "prepare_owt",
+                "scripts",
+                "tests",
+            }
             assert rooms - {room} <= MAY_IMPORT[room], f"{path.relative_to(ROOT)} imports {rooms}"
 
 
@@ -62,7 +69,9 @@ def test_files_and_functions_stay_small():
     for room in ROOMS:
         for path in sources(room):
             text = path.read_text()
-            assert text.count("\n") <= 260, f"{path.relative_to(ROOT)} has {text.count(chr(10))} lines: do two things live together?"
+            assert text.count("\n") <= 260, (
+                f"{path.relative_to(ROOT)} has {text.count(chr(10))} lines: do two things live together?"
+            )
             for node in ast.walk(ast.parse(text)):
                 if isinstance(node, ast.FunctionDef):
                     length = node.end_lineno - node.lineno + 1

@@ -28,11 +28,15 @@ def command(script: str, *overrides: str, ranks: int = 1) -> list[str]:
     return [*launcher, str(ROOT / script), *overrides]
 
 
-def run(script: str, *overrides: str, ranks: int = 1, code: int | None = 0, cwd: Path | None = None, **options) -> subprocess.CompletedProcess:
+def run(
+    script: str, *overrides: str, ranks: int = 1, code: int | None = 0, cwd: Path | None = None, **options
+) -> subprocess.CompletedProcess:
     """Run an entry script and check its exit code (None: any)."""
     done = subprocess.run(command(script, *overrides, ranks=ranks), cwd=cwd or ROOT, env=environment(), capture_output=True,
                           text=True, timeout=300, **options)  # fmt: skip
-    assert code is None or done.returncode == code, f"exit code {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    assert code is None or done.returncode == code, (
+        f"exit code {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    )
     return done
 
 
