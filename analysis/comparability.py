@@ -19,14 +19,38 @@ CONTROLLED_FIELDS = (
     ("precision", "config", "precision"),
 )
 # Fields that change the speed of a step but not what is learned: seconds are comparable only where these agree.
-SPEED_FIELDS = (("device", "environment", "device"), ("world_size", "environment", "world_size"),
-                ("compile", "config", "compile"), ("micro_batch_size", "config", "micro_batch_size"))
+SPEED_FIELDS = (
+    ("device", "environment", "device"),
+    ("world_size", "environment", "world_size"),
+    ("compile", "config", "compile"),
+    ("micro_batch_size", "config", "micro_batch_size"),
+)
 # Fields that name, place or watch a run without changing it.
-BOOKKEEPING = ("run_name", "out_dir", "resume", "wandb", "log_interval", "checkpoint_interval", "keep_checkpoints",
-               "dry_run", "data.dir", "data.files", "device", "hydra")
+BOOKKEEPING = (
+    "run_name",
+    "out_dir",
+    "resume",
+    "wandb",
+    "log_interval",
+    "checkpoint_interval",
+    "keep_checkpoints",
+    "dry_run",
+    "data.dir",
+    "data.files",
+    "device",
+    "hydra",
+)
 # Fields that identify a run inside its arm, or that leave the trained weights as they are.
-NOT_A_VARIANT = ("seed", "learning_rate", "max_steps", "eval_interval", "eval_windows", "eval_batch_size",
-                 "micro_batch_size", "compile")
+NOT_A_VARIANT = (
+    "seed",
+    "learning_rate",
+    "max_steps",
+    "eval_interval",
+    "eval_windows",
+    "eval_batch_size",
+    "micro_batch_size",
+    "compile",
+)
 
 
 @dataclass(frozen=True)
@@ -40,8 +64,7 @@ class Difference:
     value_b: object
 
     def __str__(self) -> str:
-        return (f"{self.field} differs: {shorten(self.value_a)} in {self.run_a}, "
-                f"{shorten(self.value_b)} in {self.run_b}")
+        return f"{self.field} differs: {shorten(self.value_a)} in {self.run_a}, {shorten(self.value_b)} in {self.run_b}"
 
 
 @dataclass(frozen=True)
@@ -82,8 +105,9 @@ def find_differences(runs: list[Run], across: tuple[str, ...] = ()) -> list[Diff
 
 def find_unrecorded(runs: list[Run]) -> list[str]:
     """Return the controlled fields that no run recorded, and that were therefore not checked."""
-    return [words for words, source, key in CONTROLLED_FIELDS
-            if all(read_field(run, source, key) is None for run in runs)]
+    return [
+        words for words, source, key in CONTROLLED_FIELDS if all(read_field(run, source, key) is None for run in runs)
+    ]
 
 
 def find_speed_differences(runs: list[Run]) -> list[str]:
@@ -170,19 +194,27 @@ def _find_varying(runs: list[Run]) -> set[str]:
 def _recipe(run: Run, excluded: tuple = ()) -> dict:
     """Return the flat config without the fields that do not shape the result."""
     skip = BOOKKEEPING + excluded
-    return {key: value for key, value in flatten(run.config).items()
-            if key not in skip and not key.startswith(tuple(f"{name}." for name in skip))}
+    return {
+        key: value
+        for key, value in flatten(run.config).items()
+        if key not in skip and not key.startswith(tuple(f"{name}." for name in skip))
+    }
 
 
 def describe_provenance(runs: list[Run], arms: dict[str, str]) -> Provenance:
     """Sort every config field by whether it is equal everywhere, set per arm, or varied within an arm."""
     facts = {}
     for run in runs:
-        measured = {f"environment.{key}": read_field(run, source, key)
-                    for _, source, key in CONTROLLED_FIELDS + SPEED_FIELDS if source == "environment"}
+        measured = {
+            f"environment.{key}": read_field(run, source, key)
+            for _, source, key in CONTROLLED_FIELDS + SPEED_FIELDS
+            if source == "environment"
+        }
         commit = {"environment.commit": run.environment.get("commit")}
-        counts = {f"environment.parameters.{key}": lookup(run.environment, f"parameters.{key}")
-                  for key in ("total", "non_embedding")}
+        counts = {
+            f"environment.parameters.{key}": lookup(run.environment, f"parameters.{key}")
+            for key in ("total", "non_embedding")
+        }
         facts[run.name] = {**_recipe(run), **measured, **counts, **commit}
     same, per_arm, varied = {}, {}, {}
     for key in sorted({key for fact in facts.values() for key in fact}):
@@ -198,7 +230,8 @@ def describe_provenance(runs: list[Run], arms: dict[str, str]) -> Provenance:
         elif all(len(seen) == 1 for seen in values.values()):
             per_arm[key] = {arm: seen[0] for arm, seen in values.items()}
         else:
-            varied[key] = {arm: sorted(seen, key=lambda value: (to_number(value) is None,
-                                                                to_number(value) or 0, str(value)))
-                           for arm, seen in values.items()}
+            varied[key] = {
+                arm: sorted(seen, key=lambda value: (to_number(value) is None, to_number(value) or 0, str(value)))
+                for arm, seen in values.items()
+            }
     return Provenance(same, per_arm, varied)

@@ -1,6 +1,6 @@
 """Take runs to numbers: leave out, refuse, build ladders, compare, and collect the warnings."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from analysis.comparability import (
     Provenance,
@@ -9,7 +9,6 @@ from analysis.comparability import (
     find_differences,
     find_speed_differences,
     find_unrecorded,
-    flatten,
     has_diverged,
     label_arm,
     reason_left_out,
@@ -18,7 +17,6 @@ from analysis.ladder import Endpoint, Ladder, build_ladder
 from analysis.runs import Run, lookup, to_number
 from analysis.speedup import Comparison, compare_ladders, list_step_seconds
 from analysis.text import (
-    describe_bound,
     describe_headline,
     describe_time,
     display_arm,
@@ -51,8 +49,9 @@ def analyze_runs(runs: list[Run], baseline: str | None = None, across: tuple[str
     left_out = tuple((run, reason_left_out(run)) for run in runs if reason_left_out(run))
     kept = [run for run in runs if not reason_left_out(run)]
     if not kept:
-        raise IncomparableError("no finished run to compare:\n" + "\n".join(
-            f"  {run.name}: {reason}" for run, reason in left_out))
+        raise IncomparableError(
+            "no finished run to compare:\n" + "\n".join(f"  {run.name}: {reason}" for run, reason in left_out)
+        )
     unknown = [key for key in across if all(lookup(run.config, key) is None for run in kept)]
     if unknown:
         raise IncomparableError(f"cannot split arms by {unknown[0]!r}: no run's config.yaml has it")
@@ -66,20 +65,41 @@ def analyze_runs(runs: list[Run], baseline: str | None = None, across: tuple[str
     ladders = {arm: build_ladder(arm, endpoints, [item[1:] for item in diverged if item[0] == arm]) for arm in order}
     comparisons = tuple(compare_ladders(ladders[order[0]], ladders[arm]) for arm in order[1:])
     slower = find_speed_differences(kept)
-    headlines = tuple(line for comparison in comparisons for line in (
-        describe_headline(comparison, ladders), describe_time(comparison, slower)))
-    return Analysis(tuple(kept), left_out, arms, ladders, comparisons,
-                    describe_provenance(kept, {run.name: arms[run.name] for run in kept}),
-                    headlines or (_describe_single_arm(ladders[order[0]]),),
-                    tuple(_collect_warnings(kept, ladders, comparisons, slower)))
+    headlines = tuple(
+        line
+        for comparison in comparisons
+        for line in (describe_headline(comparison, ladders), describe_time(comparison, slower))
+    )
+    return Analysis(
+        tuple(kept),
+        left_out,
+        arms,
+        ladders,
+        comparisons,
+        describe_provenance(kept, {run.name: arms[run.name] for run in kept}),
+        headlines or (_describe_single_arm(ladders[order[0]]),),
+        tuple(_collect_warnings(kept, ladders, comparisons, slower)),
+    )
 
 
 def list_endpoints(runs: list[Run], across: tuple[str, ...] = ()) -> list[Endpoint]:
     """Return the end of each finished run as one point of its arm's ladder."""
     variants = describe_variants(runs, across)
-    return [Endpoint(run.name, label_arm(run, across), run.final.tokens, run.max_steps, run.learning_rate,
-                     run.seed, run.final.loss, run.final.train_seconds, run.final.bits_per_byte, variants[run.name])
-            for run in runs]
+    return [
+        Endpoint(
+            run.name,
+            label_arm(run, across),
+            run.final.tokens,
+            run.max_steps,
+            run.learning_rate,
+            run.seed,
+            run.final.loss,
+            run.final.train_seconds,
+            run.final.bits_per_byte,
+            variants[run.name],
+        )
+        for run in runs
+    ]
 
 
 def _order_arms(arms: list[str], baseline: str | None) -> list[str]:
@@ -93,8 +113,10 @@ def _order_arms(arms: list[str], baseline: str | None) -> list[str]:
 
 def _describe_single_arm(ladder: Ladder) -> str:
     best = min(ladder.points, key=lambda point: point.best.loss)
-    return (f"Only {display_arm(ladder.arm)} has finished runs (best {best.best.loss:.4f} nats/token at "
-            f"{format_tokens(best.tokens)} tokens): there is no speedup without a second arm.")
+    return (
+        f"Only {display_arm(ladder.arm)} has finished runs (best {best.best.loss:.4f} nats/token at "
+        f"{format_tokens(best.tokens)} tokens): there is no speedup without a second arm."
+    )
 
 
 def _collect_warnings(runs, ladders, comparisons, slower) -> list[str]:
@@ -104,8 +126,10 @@ def _collect_warnings(runs, ladders, comparisons, slower) -> list[str]:
     for run in runs:
         floor = to_number(lookup(run.config, "min_learning_rate"))
         if floor is not None and floor > 0.2 * run.learning_rate:
-            warnings.append(f"{run.name}: its learning rate ends at {format_rate(floor)}, hardly annealed from "
-                            f"{format_rate(run.learning_rate)}")
+            warnings.append(
+                f"{run.name}: its learning rate ends at {format_rate(floor)}, hardly annealed from "
+                f"{format_rate(run.learning_rate)}"
+            )
     for ladder in ladders.values():
         warnings += _ladder_warnings(ladder)
     for comparison in comparisons:
@@ -122,26 +146,36 @@ def _ladder_warnings(ladder: Ladder) -> list[str]:
     arm, warnings = display_arm(ladder.arm), []
     untuned = [point for point in ladder.points if point.edge == "only"]
     if untuned:
-        warnings.append(f"{arm} at {', '.join(format_tokens(point.tokens) for point in untuned)} tokens: one learning "
-                        "rate tried, so not tuned")
+        warnings.append(
+            f"{arm} at {', '.join(format_tokens(point.tokens) for point in untuned)} tokens: one learning "
+            "rate tried, so not tuned"
+        )
     for point in ladder.points:
         where = f"{arm} at {format_tokens(point.tokens)} tokens"
         if point.edge in ("lowest", "highest"):
-            warnings.append(f"{where}: the best learning rate, {format_rate(point.best.learning_rate)}, is the "
-                            f"{point.edge} tried ({', '.join(map(format_rate, point.tried))}); "
-                            "the optimum may lie beyond")
+            warnings.append(
+                f"{where}: the best learning rate, {format_rate(point.best.learning_rate)}, is the "
+                f"{point.edge} tried ({', '.join(map(format_rate, point.tried))}); "
+                "the optimum may lie beyond"
+            )
         if len({len(candidate.endpoints) for candidate in point.candidates}) > 1:
-            warnings.append(f"{where}: the candidates have different numbers of seeds ("
-                            + ", ".join(f"{format_rate(item.learning_rate)}: {len(item.endpoints)}"
-                                        for item in point.candidates) + ")")
+            warnings.append(
+                f"{where}: the candidates have different numbers of seeds ("
+                + ", ".join(f"{format_rate(item.learning_rate)}: {len(item.endpoints)}" for item in point.candidates)
+                + ")"
+            )
         if any(len(set(item.seeds)) < len(item.seeds) for item in point.candidates):
             warnings.append(f"{where}: a seed occurs twice at one setting; the repeats are no independent seeds")
         if any(item.variant for item in point.candidates):
-            warnings.append(f"{where}: candidates differ in more than the learning rate; best: "
-                            f"{point.best.variant or 'the plain setting'}")
+            warnings.append(
+                f"{where}: candidates differ in more than the learning rate; best: "
+                f"{point.best.variant or 'the plain setting'}"
+            )
     for point in ladder.regressions:
-        warnings.append(f"{arm}: more tokens gave no lower loss at {format_tokens(point.tokens)} "
-                        f"({point.best.loss:.4f}); the running minimum is used")
+        warnings.append(
+            f"{arm}: more tokens gave no lower loss at {format_tokens(point.tokens)} "
+            f"({point.best.loss:.4f}); the running minimum is used"
+        )
     return warnings
 
 
@@ -150,63 +184,22 @@ def _timing_warnings(ladder: Ladder) -> list[str]:
     times = list_step_seconds(ladder)
     if not times or max(times) < 1.3 * min(times):
         return []
-    return [f"{display_arm(ladder.arm)}: seconds per step vary from {format_seconds(min(times))} to "
-            f"{format_seconds(max(times))} between runs (a shared machine?); do not trust its training times"]
+    return [
+        f"{display_arm(ladder.arm)}: seconds per step vary from {format_seconds(min(times))} to "
+        f"{format_seconds(max(times))} between runs (a shared machine?); do not trust its training times"
+    ]
 
 
 def _tuning_warnings(baseline: Ladder, challenger: Ladder) -> list[str]:
     """Say where one arm had more learning rates to choose from than the other."""
     theirs = {point.tokens: point for point in challenger.points}
     names = display_arm(baseline.arm), display_arm(challenger.arm)
-    warnings = [f"tuned unequally at {format_tokens(point.tokens)} tokens: {len(point.tried)} learning rate(s) for "
-                f"{names[0]}, {len(theirs[point.tokens].tried)} for {names[1]}"
-                for point in baseline.points
-                if point.tokens in theirs and len(point.tried) != len(theirs[point.tokens].tried)]
+    warnings = [
+        f"tuned unequally at {format_tokens(point.tokens)} tokens: {len(point.tried)} learning rate(s) for "
+        f"{names[0]}, {len(theirs[point.tokens].tried)} for {names[1]}"
+        for point in baseline.points
+        if point.tokens in theirs and len(point.tried) != len(theirs[point.tokens].tried)
+    ]
     if not any(point.tokens in theirs for point in baseline.points):
         warnings.append(f"{names[0]} and {names[1]} have no budget in common: no gap at equal tokens")
     return warnings
-
-
-def to_mapping(analysis: Analysis, plots: list[str] = ()) -> dict:
-    """Return the analysis as plain values for speedup.json; every number of the report is in it."""
-    first = analysis.runs[0]
-    return {
-        "format": 1,
-        "headlines": list(analysis.headlines),
-        "comparisons": [_comparison_mapping(comparison) for comparison in analysis.comparisons],
-        "arms": {arm: [_point_mapping(point) for point in ladder.points] for arm, ladder in analysis.ladders.items()},
-        "runs": [_run_mapping(run, analysis.arms[run.name]) for run in analysis.runs],
-        "left_out": [{"run": run.name, "arm": analysis.arms[run.name], "reason": reason}
-                     for run, reason in analysis.left_out],
-        "digests": {"data": lookup(first.environment, "data.digest"),
-                    "tokenizer": lookup(first.environment, "data.tokenizer.digest"),
-                    "evaluation": lookup(first.environment, "evaluation.digest")},
-        "provenance": asdict(analysis.provenance),
-        "warnings": list(analysis.warnings),
-        "plots": list(plots),
-    }
-
-
-def _comparison_mapping(comparison: Comparison) -> dict:
-    mapping = asdict(comparison)
-    rows = [mapping["token_headline"], *mapping["token_rows"], *mapping["time_rows"]]
-    rows += [mapping["time_headline"]] if mapping["time_headline"] else []
-    for row in rows:
-        row["note"] = describe_bound(row["note"], comparison)
-    return mapping
-
-
-def _point_mapping(point) -> dict:
-    best = point.best
-    candidates = [{"learning_rate": item.learning_rate, "variant": item.variant, "loss": item.loss,
-                   "standard_error": item.standard_error, "seeds": list(item.seeds),
-                   "runs": [endpoint.run for endpoint in item.endpoints]} for item in point.candidates]
-    return {"tokens": point.tokens, "steps": point.steps, "learning_rate": best.learning_rate,
-            "variant": best.variant, "edge": point.edge, "loss": best.loss, "standard_error": best.standard_error,
-            "bits_per_byte": best.bits_per_byte, "seconds": best.seconds, "seeds": list(best.seeds),
-            "diverged_learning_rates": list(point.diverged), "candidates": candidates}
-
-
-def _run_mapping(run: Run, arm: str) -> dict:
-    return {"run": run.name, "path": run.path, "arm": arm, "final": asdict(run.final),
-            "commit": run.environment.get("commit"), "config": flatten(run.config)}

@@ -91,8 +91,11 @@ class Ladder:
     @property
     def regressions(self) -> tuple[BudgetPoint, ...]:
         """Return the budgets whose loss is not below that of every smaller budget."""
-        return tuple(point for index, point in enumerate(self.points)
-                     if index and point.best.loss >= min(other.best.loss for other in self.points[:index]))
+        return tuple(
+            point
+            for index, point in enumerate(self.points)
+            if index and point.best.loss >= min(other.best.loss for other in self.points[:index])
+        )
 
     def curve(self, cost: str = "tokens") -> "Curve | None":
         """Return loss against `tokens` or `seconds`, None where a budget has no seconds."""
@@ -159,8 +162,10 @@ def build_ladder(arm: str, endpoints: list[Endpoint], diverged: list[tuple[int, 
         for endpoint in mine:
             if endpoint.tokens == tokens:
                 groups.setdefault((endpoint.learning_rate, endpoint.variant), []).append(endpoint)
-        candidates = tuple(Candidate(rate, variant, tuple(sorted(group, key=lambda item: item.seed)))
-                           for (rate, variant), group in sorted(groups.items()))
+        candidates = tuple(
+            Candidate(rate, variant, tuple(sorted(group, key=lambda item: item.seed)))
+            for (rate, variant), group in sorted(groups.items())
+        )
         lost = tuple(sorted({rate for budget, rate in diverged if budget == tokens}))
         tried = tuple(sorted({candidate.learning_rate for candidate in candidates} | set(lost)))
         best = min(candidates, key=lambda candidate: candidate.loss)

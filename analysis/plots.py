@@ -16,9 +16,18 @@ from analysis.text import display_arm, format_rate, format_tokens  # noqa: E402
 # Okabe-Ito colours: told apart by colour-blind readers; markers tell the arms apart in grey print.
 PALETTE = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKERS = ("o", "s", "^", "D", "v", "P")
-STYLE = {"font.size": 12, "axes.grid": True, "grid.alpha": 0.3, "axes.spines.top": False, "axes.spines.right": False,
-         "axes.axisbelow": True, "legend.frameon": False, "figure.figsize": (7.0, 4.6), "savefig.dpi": 150,
-         "axes.formatter.useoffset": False}
+STYLE = {
+    "font.size": 12,
+    "axes.grid": True,
+    "grid.alpha": 0.3,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "figure.figsize": (7.0, 4.6),
+    "savefig.dpi": 150,
+    "axes.formatter.useoffset": False,
+}
 
 
 @dataclass(frozen=True)
@@ -44,10 +53,16 @@ def draw_loss_by_tokens(analysis, out: Path) -> list[Plot]:
     figure, axes = _draw_ladders(analysis, "tokens", 1.0)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: format_tokens(value)))
     axes.set_xlabel("training tokens")
-    return [_save(figure, out / "loss_by_tokens.png", "Validation loss by tokens",
-                  "Thick: each arm's ladder, one separate fully annealed run per budget (best learning rate, mean over "
-                  "seeds). Thin: every run's validation curve; marks: its end. Only the ends may be compared: along a "
-                  "thin curve the learning rate is still falling." + _say_clipped(axes, analysis))]
+    return [
+        _save(
+            figure,
+            out / "loss_by_tokens.png",
+            "Validation loss by tokens",
+            "Thick: each arm's ladder, one separate fully annealed run per budget (best learning rate, mean over "
+            "seeds). Thin: every run's validation curve; marks: its end. Only the ends may be compared: along a "
+            "thin curve the learning rate is still falling." + _say_clipped(axes, analysis),
+        )
+    ]
 
 
 def draw_loss_by_seconds(analysis, out: Path) -> list[Plot]:
@@ -55,14 +70,21 @@ def draw_loss_by_seconds(analysis, out: Path) -> list[Plot]:
     longest = max(point.best.seconds or 0 for ladder in analysis.ladders.values() for point in ladder.points)
     if longest <= 0:
         return []
-    unit, size = next(((unit, size) for unit, size in (("hours", 3600), ("minutes", 60)) if longest >= 2 * size),
-                      ("seconds", 1))
+    unit, size = next(
+        ((unit, size) for unit, size in (("hours", 3600), ("minutes", 60)) if longest >= 2 * size), ("seconds", 1)
+    )
     figure, axes = _draw_ladders(analysis, "seconds", size)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.set_xlabel(f"training time ({unit}, training steps only)")
-    return [_save(figure, out / "loss_by_seconds.png", "Validation loss by training time",
-                  "The same runs against the time spent in training steps (no start-up, no evaluation). It depends on "
-                  "the machine, on what else ran on it and on how well each step is optimized.")]
+    return [
+        _save(
+            figure,
+            out / "loss_by_seconds.png",
+            "Validation loss by training time",
+            "The same runs against the time spent in training steps (no start-up, no evaluation). It depends on "
+            "the machine, on what else ran on it and on how well each step is optimized.",
+        )
+    ]
 
 
 def draw_speedups(analysis, out: Path) -> list[Plot]:
@@ -72,18 +94,36 @@ def draw_speedups(analysis, out: Path) -> list[Plot]:
     figure, axes = plt.subplots(layout="constrained")
     for index, comparison in enumerate(analysis.comparisons, start=1):
         label = f"{_safe(comparison.challenger)} over {_safe(comparison.baseline)}"
-        for rows, words, shade, fill in ((comparison.token_rows, "tokens", 1.0, True),
-                                         (comparison.time_rows, "training time", 0.55, False)):
+        for rows, words, shade, fill in (
+            (comparison.token_rows, "tokens", 1.0, True),
+            (comparison.time_rows, "training time", 0.55, False),
+        ):
             colour = PALETTE[index % len(PALETTE)]
             face = colour if fill else "none"
             measured = [row for row in rows if row.relation == "="]
-            axes.plot([row.loss for row in measured], [row.ratio for row in measured], color=colour, alpha=shade,
-                      linestyle="-" if fill else "--", marker=MARKERS[index % len(MARKERS)], markersize=7,
-                      markerfacecolor=face, label=f"{label}: {words}")
+            axes.plot(
+                [row.loss for row in measured],
+                [row.ratio for row in measured],
+                color=colour,
+                alpha=shade,
+                linestyle="-" if fill else "--",
+                marker=MARKERS[index % len(MARKERS)],
+                markersize=7,
+                markerfacecolor=face,
+                label=f"{label}: {words}",
+            )
             for row in rows:
                 if row.relation != "=":
-                    axes.plot([row.loss], [row.ratio], marker="^" if row.relation == ">" else "v", markersize=10,
-                              color=colour, markerfacecolor=face, alpha=shade, linestyle="none")
+                    axes.plot(
+                        [row.loss],
+                        [row.ratio],
+                        marker="^" if row.relation == ">" else "v",
+                        markersize=10,
+                        color=colour,
+                        markerfacecolor=face,
+                        alpha=shade,
+                        linestyle="none",
+                    )
     axes.axhline(1, color="black", linewidth=1)
     axes.set_yscale("log")
     ratios = [row.ratio for comparison in analysis.comparisons for row in comparison.token_rows + comparison.time_rows]
@@ -94,13 +134,28 @@ def draw_speedups(analysis, out: Path) -> list[Plot]:
     axes.set_ylabel("speedup (times less needed)")
     bounds = {row.relation for comparison in analysis.comparisons for row in comparison.token_rows} - {"="}
     handles = axes.get_legend_handles_labels()[0] + [
-        Line2D([], [], color="grey", linestyle="none", marker="^" if relation == ">" else "v", markersize=9,
-               label="more than this" if relation == ">" else "less than this") for relation in sorted(bounds)]
+        Line2D(
+            [],
+            [],
+            color="grey",
+            linestyle="none",
+            marker="^" if relation == ">" else "v",
+            markersize=9,
+            label="more than this" if relation == ">" else "less than this",
+        )
+        for relation in sorted(bounds)
+    ]
     _add_legend(figure, axes, handles)
-    return [_save(figure, out / "speedup.png", "Speedup at equal loss",
-                  "How many times less the challenger needs for the loss of each budget; 1x is no difference, below it "
-                  "the challenger needs more. Triangles are bounds, where one arm was already better at its smallest "
-                  "budget or never got there in the budgets run. Nothing is extrapolated.")]
+    return [
+        _save(
+            figure,
+            out / "speedup.png",
+            "Speedup at equal loss",
+            "How many times less the challenger needs for the loss of each budget; 1x is no difference, below it "
+            "the challenger needs more. Triangles are bounds, where one arm was already better at its smallest "
+            "budget or never got there in the budgets run. Nothing is extrapolated.",
+        )
+    ]
 
 
 def draw_gaps(analysis, out: Path) -> list[Plot]:
@@ -111,18 +166,32 @@ def draw_gaps(analysis, out: Path) -> list[Plot]:
     for index, comparison in enumerate(analysis.comparisons, start=1):
         gaps = comparison.gaps
         errors = [gap.standard_error or float("nan") for gap in gaps]
-        axes.errorbar([gap.tokens for gap in gaps], [gap.nats_per_token for gap in gaps], yerr=errors, capsize=5,
-                      color=PALETTE[index % len(PALETTE)], marker=MARKERS[index % len(MARKERS)], markersize=7, linewidth=2,
-                      label=f"{_safe(comparison.challenger)} minus {_safe(comparison.baseline)}")
+        axes.errorbar(
+            [gap.tokens for gap in gaps],
+            [gap.nats_per_token for gap in gaps],
+            yerr=errors,
+            capsize=5,
+            color=PALETTE[index % len(PALETTE)],
+            marker=MARKERS[index % len(MARKERS)],
+            markersize=7,
+            linewidth=2,
+            label=f"{_safe(comparison.challenger)} minus {_safe(comparison.baseline)}",
+        )
     axes.axhline(0, color="black", linewidth=1)
     axes.set_xscale("log")
     _tick_budgets(axes, sorted({gap.tokens for comparison in analysis.comparisons for gap in comparison.gaps}))
     axes.set_xlabel("training tokens (the same for both)")
     axes.set_ylabel("loss difference (nats/token)")
     _add_legend(figure, axes)
-    return [_save(figure, out / "gap.png", "Loss gap at equal tokens",
-                  "Below zero the challenger is better. Bars: one standard error over seeds, where both arms have "
-                  "at least two.")]
+    return [
+        _save(
+            figure,
+            out / "gap.png",
+            "Loss gap at equal tokens",
+            "Below zero the challenger is better. Bars: one standard error over seeds, where both arms have "
+            "at least two.",
+        )
+    ]
 
 
 def draw_learning_rates(analysis, out: Path) -> list[Plot]:
@@ -138,10 +207,24 @@ def draw_learning_rates(analysis, out: Path) -> list[Plot]:
             lowest = {}
             for item in point.candidates:
                 lowest[item.learning_rate] = min(item.loss, lowest.get(item.learning_rate, item.loss))
-            axes.plot(lowest.keys(), lowest.values(), color=colour, linestyle=style, linewidth=1.8,
-                      marker=MARKERS[index % len(MARKERS)], markersize=6, markerfacecolor="white")
-            axes.plot([point.best.learning_rate], [point.best.loss], color=colour, linestyle="none",
-                      marker=MARKERS[index % len(MARKERS)], markersize=9)
+            axes.plot(
+                lowest.keys(),
+                lowest.values(),
+                color=colour,
+                linestyle=style,
+                linewidth=1.8,
+                marker=MARKERS[index % len(MARKERS)],
+                markersize=6,
+                markerfacecolor="white",
+            )
+            axes.plot(
+                [point.best.learning_rate],
+                [point.best.loss],
+                color=colour,
+                linestyle="none",
+                marker=MARKERS[index % len(MARKERS)],
+                markersize=9,
+            )
     axes.set_xscale("log")
     rates = sorted({rate for point in points for rate in point.tried})
     if len(rates) <= 7:
@@ -152,14 +235,24 @@ def draw_learning_rates(analysis, out: Path) -> list[Plot]:
         _tick_log_axis(axes.xaxis, format_rate)
     axes.set_xlabel("peak learning rate")
     axes.set_ylabel("final validation loss (nats/token)")
-    handles = [Line2D([], [], color=PALETTE[index % len(PALETTE)], marker=MARKERS[index % len(MARKERS)],
-                      label=_safe(arm)) for index, arm in enumerate(analysis.ladders)]
-    handles += [Line2D([], [], color="grey", linestyle=styles[index % len(styles)], label=format_tokens(tokens))
-                for index, tokens in enumerate(budgets)]
+    handles = [
+        Line2D([], [], color=PALETTE[index % len(PALETTE)], marker=MARKERS[index % len(MARKERS)], label=_safe(arm))
+        for index, arm in enumerate(analysis.ladders)
+    ]
+    handles += [
+        Line2D([], [], color="grey", linestyle=styles[index % len(styles)], label=format_tokens(tokens))
+        for index, tokens in enumerate(budgets)
+    ]
     _add_legend(figure, axes, handles)
-    return [_save(figure, out / "learning_rates.png", "Learning rates tried",
-                  "Final loss (mean over seeds) of each learning rate, by arm and budget in tokens; filled: the one "
-                  "kept. A filled mark at the end of its line means that the optimum may lie beyond the rates tried.")]
+    return [
+        _save(
+            figure,
+            out / "learning_rates.png",
+            "Learning rates tried",
+            "Final loss (mean over seeds) of each learning rate, by arm and budget in tokens; filled: the one "
+            "kept. A filled mark at the end of its line means that the optimum may lie beyond the rates tried.",
+        )
+    ]
 
 
 def _draw_ladders(analysis, cost: str, size: float):
@@ -171,19 +264,43 @@ def _draw_ladders(analysis, cost: str, size: float):
         for run in analysis.runs:
             curve = [(getattr(point, attribute), point.loss) for point in run.curve if getattr(point, attribute)]
             if analysis.arms[run.name] == ladder.arm and curve:
-                axes.plot([value / size for value, _ in curve], [loss for _, loss in curve], color=colour,
-                          linewidth=0.8, alpha=0.35)
-                axes.plot([curve[-1][0] / size], [curve[-1][1]], color=colour, marker=marker, markersize=4,
-                          alpha=0.5, linestyle="none")
+                axes.plot(
+                    [value / size for value, _ in curve],
+                    [loss for _, loss in curve],
+                    color=colour,
+                    linewidth=0.8,
+                    alpha=0.35,
+                )
+                axes.plot(
+                    [curve[-1][0] / size],
+                    [curve[-1][1]],
+                    color=colour,
+                    marker=marker,
+                    markersize=4,
+                    alpha=0.5,
+                    linestyle="none",
+                )
         ends = [(point.tokens if cost == "tokens" else point.best.seconds, point.best.loss) for point in ladder.points]
         ends = [(value / size, loss) for value, loss in ends if value]
-        axes.plot([value for value, _ in ends], [loss for _, loss in ends], color=colour, linewidth=2.6,
-                  marker=marker, markersize=8, label=_safe(ladder.arm), zorder=5)
+        axes.plot(
+            [value for value, _ in ends],
+            [loss for _, loss in ends],
+            color=colour,
+            linewidth=2.6,
+            marker=marker,
+            markersize=8,
+            label=_safe(ladder.arm),
+            zorder=5,
+        )
     axes.set_xscale("log")
     low, high = _choose_loss_range(analysis)
     axes.set_ylim(low, high)
-    visible = [getattr(point, attribute) / size for run in analysis.runs for point in run.curve
-               if point.loss <= high and getattr(point, attribute)]
+    visible = [
+        getattr(point, attribute) / size
+        for run in analysis.runs
+        for point in run.curve
+        if point.loss <= high and getattr(point, attribute)
+    ]
     axes.set_xlim(min(visible) / 1.25, max(visible) * 1.25)
     _tick_log_axis(axes.xaxis, lambda value: f"{value:g}")
     axes.set_ylabel("validation loss (nats/token)")

@@ -7,8 +7,9 @@ from html import escape
 from pathlib import Path
 
 from analysis.comparability import shorten
-from analysis.comparison import Analysis, to_mapping
+from analysis.comparison import Analysis
 from analysis.plots import Plot, draw_plots
+from analysis.record import to_mapping
 from analysis.runs import Run, lookup
 from analysis.text import (
     display_arm,
@@ -53,7 +54,8 @@ LIMITS = (
     "guide and tends to be too narrow; with one seed there is none, and a difference of the size of seed noise means "
     "nothing. Keeping the best of several learning rates favours whichever arm tried more of them. Between two budgets "
     "the ladder is interpolated (loss linear in the logarithm of the budget), beyond them it is not continued. Only "
-    "the ends of fully annealed runs are compared. Training seconds belong to one machine and one implementation.")
+    "the ends of fully annealed runs are compared. Training seconds belong to one machine and one implementation."
+)
 
 
 def write_report(analysis: Analysis, out) -> list[Path]:
@@ -62,8 +64,9 @@ def write_report(analysis: Analysis, out) -> list[Path]:
     out.mkdir(parents=True, exist_ok=True)
     plots = draw_plots(analysis, out)
     mapping = to_mapping(analysis, [plot.path.name for plot in plots])
-    (out / "speedup.json").write_text(json.dumps(_make_strict(mapping), indent=2, allow_nan=False) + "\n",
-                                      encoding="utf-8")
+    (out / "speedup.json").write_text(
+        json.dumps(_make_strict(mapping), indent=2, allow_nan=False) + "\n", encoding="utf-8"
+    )
     (out / "report.html").write_text(render_page(analysis, plots), encoding="utf-8")
     return [out / "report.html", out / "speedup.json", *(plot.path for plot in plots)]
 
@@ -71,8 +74,10 @@ def write_report(analysis: Analysis, out) -> list[Path]:
 def render_page(analysis: Analysis, plots: list[Plot]) -> str:
     """Return the page as one string that refers to nothing outside itself; all text from run folders is escaped."""
     body = ["<h1>Tokens and time needed for equal loss</h1>"]
-    body += [f'<p class="{"second" if line.startswith("Wall-clock") else "headline"}">{escape(line)}</p>'
-             for line in analysis.headlines]
+    body += [
+        f'<p class="{"second" if line.startswith("Wall-clock") else "headline"}">{escape(line)}</p>'
+        for line in analysis.headlines
+    ]
     body += _render_numbers(analysis)
     body.append("<h2>Plots</h2>")
     body += [_render_plot(plot) for plot in plots]
@@ -81,25 +86,34 @@ def render_page(analysis: Analysis, plots: list[Plot]) -> str:
     if analysis.warnings:
         body.append("<h2>Warnings</h2>" + _render_list(analysis.warnings))
     body.append(f"<h2>Limits</h2><p>{escape(LIMITS)}</p>")
-    return ("<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">"
-            "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">"
-            f"<title>Speedup report</title><style>{PAGE_STYLE}</style></head>\n<body>\n"
-            + "\n".join(body) + "\n</body></html>\n")
+    return (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>Speedup report</title><style>{PAGE_STYLE}</style></head>\n<body>\n"
+        + "\n".join(body)
+        + "\n</body></html>\n"
+    )
 
 
 def _render_numbers(analysis: Analysis) -> list[str]:
     """Return the ladder, speedup and gap tables."""
-    parts = ["<h2>Best fully annealed run per budget</h2>", _render_table(*list_budgets(analysis.ladders)),
-             '<p class="second">Loss in nats/token, mean over seeds; se: standard error over seeds; '
-             "* the best learning rate is at the edge of those tried.</p>"]
+    parts = [
+        "<h2>Best fully annealed run per budget</h2>",
+        _render_table(*list_budgets(analysis.ladders)),
+        '<p class="second">Loss in nats/token, mean over seeds; se: standard error over seeds; '
+        "* the best learning rate is at the edge of those tried.</p>",
+    ]
     for comparison in analysis.comparisons:
         base, other = (escape(display_arm(arm)) for arm in (comparison.baseline, comparison.challenger))
         parts += [f"<h2>Speedup of {other} over {base} at equal loss</h2>", _render_table(*list_speedups(comparison))]
         parts += [_render_list(list_bounds(comparison))] if list_bounds(comparison) else []
         if comparison.gaps:
-            parts += [f"<h2>{other} minus {base} at equal tokens</h2>", _render_table(*list_gaps(comparison)),
-                      f'<p class="second">Negative: {other} is better. Paired: the same seeds, hence the same data '
-                      "order, on both sides.</p>"]
+            parts += [
+                f"<h2>{other} minus {base} at equal tokens</h2>",
+                _render_table(*list_gaps(comparison)),
+                f'<p class="second">Negative: {other} is better. Paired: the same seeds, hence the same data '
+                "order, on both sides.</p>",
+            ]
         if comparison.interval_note:
             parts.append(f'<p class="second">{escape(comparison.interval_note)}</p>')
     return parts
@@ -110,8 +124,10 @@ def _render_provenance(analysis: Analysis) -> list[str]:
     provenance = analysis.provenance
     arms = list(analysis.ladders)
     per_arm = [[key, *(shorten(values.get(arm)) for arm in arms)] for key, values in provenance.per_arm.items()]
-    varied = [[key, *(shorten(", ".join(map(str, values.get(arm, [])))) for arm in arms)]
-              for key, values in provenance.varied.items()]
+    varied = [
+        [key, *(shorten(", ".join(map(str, values.get(arm, [])))) for arm in arms)]
+        for key, values in provenance.varied.items()
+    ]
     same = [[key, shorten(value)] for key, value in provenance.same.items() if value is not None]
     header = ["setting", *map(display_arm, arms)]
     parts = ["<h2>What was held equal, what was tuned</h2>"]
@@ -129,37 +145,63 @@ def _render_runs(analysis: Analysis) -> list[str]:
     rows = []
     for run in analysis.runs:
         bits = run.final.bits_per_byte
-        rows.append([run.name, display_arm(analysis.arms[run.name]), format_tokens(run.final.tokens),
-                     format_rate(run.learning_rate), str(run.seed), f"{run.final.loss:.4f}",
-                     "-" if bits is None else f"{bits:.4f}", format_seconds(run.final.train_seconds),
-                     str(run.environment.get("commit") or "-")[:10], _summarize_config(run)])
+        rows.append(
+            [
+                run.name,
+                display_arm(analysis.arms[run.name]),
+                format_tokens(run.final.tokens),
+                format_rate(run.learning_rate),
+                str(run.seed),
+                f"{run.final.loss:.4f}",
+                "-" if bits is None else f"{bits:.4f}",
+                format_seconds(run.final.train_seconds),
+                str(run.environment.get("commit") or "-")[:10],
+                _summarize_config(run),
+            ]
+        )
     parts = [f"<h2>Runs ({len(rows)})</h2>", _render_table(header, rows)]
     if analysis.left_out:
-        left_out = [f"{run.name} ({display_arm(analysis.arms[run.name])}): {reason}"
-                    for run, reason in analysis.left_out]
+        left_out = [
+            f"{run.name} ({display_arm(analysis.arms[run.name])}): {reason}" for run, reason in analysis.left_out
+        ]
         parts.append("<h2>Left out</h2>" + _render_list(left_out))
     return parts
 
 
 def _summarize_config(run: Run) -> str:
     """Return a run's settings in one line of key value pairs."""
-    keys = ("size", "context", "model.n_layer", "model.n_head", "model.n_embd", "model.vocab_size", "max_steps",
-            "global_batch_size", "warmup_steps", "weight_decay", "min_learning_rate", "precision.name")
+    keys = (
+        "size",
+        "context",
+        "model.n_layer",
+        "model.n_head",
+        "model.n_embd",
+        "model.vocab_size",
+        "max_steps",
+        "global_batch_size",
+        "warmup_steps",
+        "weight_decay",
+        "min_learning_rate",
+        "precision.name",
+    )
     values = [(key.removeprefix("model."), lookup(run.config, key)) for key in keys]
     return ", ".join(f"{key} {shorten(value)}" for key, value in values if value is not None)
 
 
 def _render_plot(plot: Plot) -> str:
     data = base64.b64encode(plot.path.read_bytes()).decode("ascii")
-    return (f'<figure><img alt="{escape(plot.title)}" src="data:image/png;base64,{data}">'
-            f"<figcaption><b>{escape(plot.title)}.</b> {escape(plot.caption)}</figcaption></figure>")
+    return (
+        f'<figure><img alt="{escape(plot.title)}" src="data:image/png;base64,{data}">'
+        f"<figcaption><b>{escape(plot.title)}.</b> {escape(plot.caption)}</figcaption></figure>"
+    )
 
 
 def _render_table(header: list[str], rows: list[list[str]], kind: str = "") -> str:
     head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
     lines = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return (f'<div class="scroll"><table class="{kind}"><thead><tr>{head}</tr></thead>'
-            f"<tbody>{lines}</tbody></table></div>")
+    return (
+        f'<div class="scroll"><table class="{kind}"><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table></div>'
+    )
 
 
 def _render_list(lines) -> str:

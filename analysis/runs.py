@@ -87,14 +87,24 @@ def read_run(folder) -> Run:
         raise RunFolderError(f"{path}/config.yaml: model.name is missing")
     max_steps = int(_require_number(path, config, "max_steps"))
     tokens_per_step = to_number(environment.get("tokens_per_step")) or (
-        _require_number(path, config, "global_batch_size") * _require_number(path, config, "model.sequence_length"))
+        _require_number(path, config, "global_batch_size") * _require_number(path, config, "model.sequence_length")
+    )
     return Run(
-        name=path.resolve().name, path=str(path), model=model, config=config, environment=environment,
-        state=str(status.get("state", "unknown")), message=str(status.get("message") or ""),
-        max_steps=max_steps, learning_rate=_require_number(path, config, "learning_rate"),
-        seed=int(_require_number(path, config, "seed")), budget_tokens=int(max_steps * tokens_per_step),
+        name=path.resolve().name,
+        path=str(path),
+        model=model,
+        config=config,
+        environment=environment,
+        state=str(status.get("state", "unknown")),
+        message=str(status.get("message") or ""),
+        max_steps=max_steps,
+        learning_rate=_require_number(path, config, "learning_rate"),
+        seed=int(_require_number(path, config, "seed")),
+        budget_tokens=int(max_steps * tokens_per_step),
         last_step=max((record["step"] for record in records), default=0),
-        curve=_validation_curve(records), warnings=tuple(warnings))
+        curve=_validation_curve(records),
+        warnings=tuple(warnings),
+    )
 
 
 def read_runs(folders) -> list[Run]:
@@ -150,6 +160,10 @@ def _validation_curve(records: list[dict]) -> tuple[Validation, ...]:
         loss = to_number(record.get("val/loss"))
         if loss is not None:
             by_step[record["step"]] = Validation(
-                record["step"], int(to_number(record.get("tokens")) or 0), to_number(record.get("train_seconds")),
-                loss, to_number(record.get("val/bits_per_byte")))
+                record["step"],
+                int(to_number(record.get("tokens")) or 0),
+                to_number(record.get("train_seconds")),
+                loss,
+                to_number(record.get("val/bits_per_byte")),
+            )
     return tuple(by_step[step] for step in sorted(by_step))

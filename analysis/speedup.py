@@ -99,8 +99,12 @@ def compute_rows(baseline: Ladder, challenger: Ladder, cost: str) -> tuple[Speed
     curves = baseline.curve(cost), challenger.curve(cost)
     if None in curves:
         return ()
-    rows = [compute_speedup(point.best.loss, *curves, ladder.arm, point.tokens)
-            for ladder in (baseline, challenger) for point in ladder.points if point not in ladder.regressions]
+    rows = [
+        compute_speedup(point.best.loss, *curves, ladder.arm, point.tokens)
+        for ladder in (baseline, challenger)
+        for point in ladder.points
+        if point not in ladder.regressions
+    ]
     return tuple(sorted((row for row in rows if row), key=lambda row: (-row.loss, row.at_arm)))
 
 
@@ -127,9 +131,16 @@ def _gap(baseline: BudgetPoint, challenger: BudgetPoint) -> Gap:
     if ours.bits_per_byte is not None and theirs.bits_per_byte is not None:
         bits = theirs.bits_per_byte - ours.bits_per_byte
     paired = ours.seeds == theirs.seeds and len(set(ours.seeds)) == len(ours.seeds) > 1
-    return Gap(baseline.tokens, theirs.loss - ours.loss, bits, _standard_error(ours, theirs, paired, "loss"),
-               None if bits is None else _standard_error(ours, theirs, paired, "bits_per_byte"), paired,
-               len(ours.endpoints), len(theirs.endpoints))
+    return Gap(
+        baseline.tokens,
+        theirs.loss - ours.loss,
+        bits,
+        _standard_error(ours, theirs, paired, "loss"),
+        None if bits is None else _standard_error(ours, theirs, paired, "bits_per_byte"),
+        paired,
+        len(ours.endpoints),
+        len(theirs.endpoints),
+    )
 
 
 def _standard_error(ours: Candidate, theirs: Candidate, paired: bool, name: str) -> float | None:
@@ -143,8 +154,9 @@ def _standard_error(ours: Candidate, theirs: Candidate, paired: bool, name: str)
     return math.sqrt(stdev(a) ** 2 / len(a) + stdev(b) ** 2 / len(b))
 
 
-def bootstrap_headline(baseline: Ladder, challenger: Ladder, resamples: int = 2000, level: float = 0.95,
-                       random_seed: int = 0) -> tuple[Interval | None, str]:
+def bootstrap_headline(
+    baseline: Ladder, challenger: Ladder, resamples: int = 2000, level: float = 0.95, random_seed: int = 0
+) -> tuple[Interval | None, str]:
     """Return a bootstrap interval of the token headline over seeds, or None and the reason why there is none.
 
     Learning rates stay as chosen. Where all budgets of both arms share one set of seeds they are resampled
@@ -163,8 +175,9 @@ def bootstrap_headline(baseline: Ladder, challenger: Ladder, resamples: int = 20
     ratios, bounded = [], 0
     for _ in range(resamples):
         shared = generator.integers(0, shared_count, shared_count) if paired else None
-        headline = compute_headline(_resample(baseline, generator, shared), _resample(challenger, generator, shared),
-                                    "tokens")
+        headline = compute_headline(
+            _resample(baseline, generator, shared), _resample(challenger, generator, shared), "tokens"
+        )
         ratios.append(headline.ratio)
         bounded += headline.relation != "="
     low, high = np.quantile(ratios, [(1 - level) / 2, (1 + level) / 2])
@@ -184,8 +197,13 @@ def _resample(ladder: Ladder, generator, shared) -> Ladder:
 
 def list_step_seconds(ladder: Ladder) -> list[float]:
     """Return the training seconds per step of every run of an arm that recorded them."""
-    return [endpoint.seconds / endpoint.steps for point in ladder.points for candidate in point.candidates
-            for endpoint in candidate.endpoints if endpoint.seconds and endpoint.steps]
+    return [
+        endpoint.seconds / endpoint.steps
+        for point in ladder.points
+        for candidate in point.candidates
+        for endpoint in candidate.endpoints
+        if endpoint.seconds and endpoint.steps
+    ]
 
 
 def compare_ladders(baseline: Ladder, challenger: Ladder) -> Comparison:
@@ -195,7 +213,15 @@ def compare_ladders(baseline: Ladder, challenger: Ladder) -> Comparison:
     step_seconds = {arm: median(values) if values else None for arm, values in times.items()}
     ours, theirs = step_seconds[baseline.arm], step_seconds[challenger.arm]
     return Comparison(
-        baseline.arm, challenger.arm,
-        compute_headline(baseline, challenger, "tokens"), compute_rows(baseline, challenger, "tokens"),
-        compute_headline(baseline, challenger, "seconds"), compute_rows(baseline, challenger, "seconds"),
-        compute_gaps(baseline, challenger), interval, note, step_seconds, theirs / ours if ours and theirs else None)
+        baseline.arm,
+        challenger.arm,
+        compute_headline(baseline, challenger, "tokens"),
+        compute_rows(baseline, challenger, "tokens"),
+        compute_headline(baseline, challenger, "seconds"),
+        compute_rows(baseline, challenger, "seconds"),
+        compute_gaps(baseline, challenger),
+        interval,
+        note,
+        step_seconds,
+        theirs / ours if ours and theirs else None,
+    )

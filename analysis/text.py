@@ -50,8 +50,11 @@ def describe_bound(note: str, comparison: Comparison) -> str:
         return ""
     side, reason = note.split()
     arm = display_arm(getattr(comparison, side))
-    return f"{arm}'s smallest budget is already better" if reason == "below" else (
-        f"{arm} never reached it in the budgets run")
+    return (
+        f"{arm}'s smallest budget is already better"
+        if reason == "below"
+        else (f"{arm} never reached it in the budgets run")
+    )
 
 
 def describe_counts(ladders: list[Ladder]) -> str:
@@ -61,8 +64,10 @@ def describe_counts(ladders: list[Ladder]) -> str:
     if len(set(budgets)) == 1:
         words = f"{budgets[0]} budget{'s' * (budgets[0] > 1)}"
     else:
-        words = ", ".join(f"{count} {display_arm(ladder.arm)} budget{'s' * (count > 1)}"
-                          for count, ladder in zip(budgets, ladders, strict=True))
+        words = ", ".join(
+            f"{count} {display_arm(ladder.arm)} budget{'s' * (count > 1)}"
+            for count, ladder in zip(budgets, ladders, strict=True)
+        )
     low, high = min(seeds), max(seeds)
     return f"{words}, {low if low == high else f'{low} to {high}'} seed{'s' * (high > 1)} each"
 
@@ -79,17 +84,20 @@ def describe_headline(comparison: Comparison, ladders: dict[str, Ladder]) -> str
     if row.relation != "=":
         winner, loser = (other, base) if row.relation == ">" else (base, other)
         smallest = ladders[comparison.challenger if row.relation == ">" else comparison.baseline].points[0].tokens
-        sentence = (f"{winner} is already below {loser}'s {final} loss ({loss}) at its smallest budget "
-                    f"({format_tokens(smallest)} tokens): token speedup of {other} {row.relation}{row.ratio:.2f}x, "
-                    f"a bound; smaller {winner} budgets would measure it ({counts}).")
+        sentence = (
+            f"{winner} is already below {loser}'s {final} loss ({loss}) at its smallest budget "
+            f"({format_tokens(smallest)} tokens): token speedup of {other} {row.relation}{row.ratio:.2f}x, "
+            f"a bound; smaller {winner} budgets would measure it ({counts})."
+        )
     elif abs(row.ratio - 1) < 0.005:
         sentence = f"{other} reached {whose} ({loss}) with as many tokens as {base} (ratio 1.00; {counts})."
     elif row.ratio > 1:
         than = "" if row.at_arm == comparison.baseline else f" than {base}"
         sentence = f"{other} reached {whose} ({loss}) with {row.ratio:.2f} times fewer tokens{than} ({counts})."
     else:
-        sentence = (f"{other} needed {1 / row.ratio:.2f} times MORE tokens than {base} to reach {whose} "
-                    f"({loss}; {counts}).")
+        sentence = (
+            f"{other} needed {1 / row.ratio:.2f} times MORE tokens than {base} to reach {whose} ({loss}; {counts})."
+        )
     return sentence + _describe_interval(comparison)
 
 
@@ -97,8 +105,10 @@ def _describe_interval(comparison: Comparison) -> str:
     interval = comparison.interval
     if interval is None:
         return ""
-    words = (f" {interval.level:.0%} bootstrap interval of the speedup over seeds: {interval.low:.2f}x to "
-             f"{interval.high:.2f}x (n = {interval.seeds} seeds)")
+    words = (
+        f" {interval.level:.0%} bootstrap interval of the speedup over seeds: {interval.low:.2f}x to "
+        f"{interval.high:.2f}x (n = {interval.seeds} seeds)"
+    )
     if interval.bounded:
         words += f"; {interval.bounded:.0%} of the resamples gave only a bound"
     if interval.low <= 1 <= interval.high:
@@ -124,8 +134,10 @@ def describe_time(comparison: Comparison, reasons: list[str]) -> str:
     step = ""
     if comparison.step_time_ratio:
         ours, theirs = (comparison.step_seconds[arm] for arm in (comparison.baseline, comparison.challenger))
-        step = (f"; a step of {other} takes {comparison.step_time_ratio:.2f} times as long as one of {base} "
-                f"({format_seconds(theirs)} against {format_seconds(ours)})")
+        step = (
+            f"; a step of {other} takes {comparison.step_time_ratio:.2f} times as long as one of {base} "
+            f"({format_seconds(theirs)} against {format_seconds(ours)})"
+        )
     caution = f" Not a comparison of the models alone: {'; '.join(reasons)}." if reasons else ""
     return f"Wall-clock: {other} reached {words}{step}.{caution}"
 
@@ -133,8 +145,13 @@ def describe_time(comparison: Comparison, reasons: list[str]) -> str:
 def align(header: list[str], rows: list[list[str]]) -> str:
     """Return a table whose first column is left-aligned and whose others are right-aligned."""
     widths = [max(len(row[index]) for row in [header, *rows]) for index in range(len(header))]
-    lines = ["  ".join(cell.ljust(width) if index == 0 else cell.rjust(width)
-                       for index, (cell, width) in enumerate(zip(row, widths, strict=True))).rstrip() for row in [header, *rows]]
+    lines = [
+        "  ".join(
+            cell.ljust(width) if index == 0 else cell.rjust(width)
+            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in [header, *rows]
+    ]
     return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
 
 
@@ -145,42 +162,79 @@ def list_budgets(ladders: dict[str, Ladder]) -> tuple[list[str], list[list[str]]
     for ladder in ladders.values():
         for point in ladder.points:
             best = point.best
-            tried = ",".join(map(format_rate, point.tried)) if len(point.tried) <= 3 else (
-                f"{len(point.tried)}: {format_rate(point.tried[0])}..{format_rate(point.tried[-1])}")
+            tried = (
+                ",".join(map(format_rate, point.tried))
+                if len(point.tried) <= 3
+                else (f"{len(point.tried)}: {format_rate(point.tried[0])}..{format_rate(point.tried[-1])}")
+            )
             mark = {"lowest": "*", "highest": "*"}.get(point.edge, "")
-            rows.append([display_arm(ladder.arm), format_tokens(point.tokens), str(point.steps),
-                         format_rate(best.learning_rate) + mark, tried, str(len(best.endpoints)), f"{best.loss:.4f}",
-                         _optional(best.standard_error), _optional(best.bits_per_byte), format_seconds(best.seconds)])
+            rows.append(
+                [
+                    display_arm(ladder.arm),
+                    format_tokens(point.tokens),
+                    str(point.steps),
+                    format_rate(best.learning_rate) + mark,
+                    tried,
+                    str(len(best.endpoints)),
+                    f"{best.loss:.4f}",
+                    _optional(best.standard_error),
+                    _optional(best.bits_per_byte),
+                    format_seconds(best.seconds),
+                ]
+            )
     return header, rows
 
 
 def list_speedups(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
     """Return the table of speedups at equal loss: one row per budget of either arm."""
-    header = ["at the final loss of", "nats/token", f"{display_arm(comparison.baseline)} tokens",
-              f"{display_arm(comparison.challenger)} tokens", "token speedup", "time speedup"]
+    header = [
+        "at the final loss of",
+        "nats/token",
+        f"{display_arm(comparison.baseline)} tokens",
+        f"{display_arm(comparison.challenger)} tokens",
+        "token speedup",
+        "time speedup",
+    ]
     times = {(row.at_arm, row.at_tokens): row for row in comparison.time_rows}
     rows = []
     for row in comparison.token_rows:
         costs = ["-" if cost is None else format_tokens(cost) for cost in (row.baseline_cost, row.challenger_cost)]
-        rows.append([f"{display_arm(row.at_arm)} at {format_tokens(row.at_tokens)}", f"{row.loss:.4f}", *costs,
-                     format_ratio(row), format_ratio(times.get((row.at_arm, row.at_tokens)))])
+        rows.append(
+            [
+                f"{display_arm(row.at_arm)} at {format_tokens(row.at_tokens)}",
+                f"{row.loss:.4f}",
+                *costs,
+                format_ratio(row),
+                format_ratio(times.get((row.at_arm, row.at_tokens))),
+            ]
+        )
     return header, rows
 
 
 def list_gaps(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
     """Return the table of gaps at equal tokens, challenger minus baseline."""
     header = ["at equal tokens", "nats/token", "+/- se", "bits/byte", "+/- se", "seeds"]
-    rows = [[format_tokens(gap.tokens), f"{gap.nats_per_token:+.4f}", _optional(gap.standard_error),
-             _optional(gap.bits_per_byte, "+.4f"), _optional(gap.standard_error_bits_per_byte),
-             f"{gap.baseline_seeds}/{gap.challenger_seeds}" + (" paired" if gap.paired else "")]
-            for gap in comparison.gaps]
+    rows = [
+        [
+            format_tokens(gap.tokens),
+            f"{gap.nats_per_token:+.4f}",
+            _optional(gap.standard_error),
+            _optional(gap.bits_per_byte, "+.4f"),
+            _optional(gap.standard_error_bits_per_byte),
+            f"{gap.baseline_seeds}/{gap.challenger_seeds}" + (" paired" if gap.paired else ""),
+        ]
+        for gap in comparison.gaps
+    ]
     return header, rows
 
 
 def list_bounds(comparison: Comparison) -> list[str]:
     """Return one line per speedup that is only a bound, with the reason."""
-    return [f"{format_ratio(row)} at {row.loss:.4f}: {describe_bound(row.note, comparison)}"
-            for row in comparison.token_rows if row.note]
+    return [
+        f"{format_ratio(row)} at {row.loss:.4f}: {describe_bound(row.note, comparison)}"
+        for row in comparison.token_rows
+        if row.note
+    ]
 
 
 def _optional(value: float | None, form: str = ".4f") -> str:
@@ -190,20 +244,26 @@ def _optional(value: float | None, form: str = ".4f") -> str:
 def render_text(analysis) -> str:
     """Return the whole analysis as plain text of at most 100 columns."""
     parts = [_wrap(line) for line in analysis.headlines]
-    parts.append("Best fully annealed run per budget (* best learning rate at the edge of those tried):\n"
-                 + align(*list_budgets(analysis.ladders)))
+    parts.append(
+        "Best fully annealed run per budget (* best learning rate at the edge of those tried):\n"
+        + align(*list_budgets(analysis.ladders))
+    )
     for comparison in analysis.comparisons:
         base, other = display_arm(comparison.baseline), display_arm(comparison.challenger)
         bounds = [f"  {line}" for line in list_bounds(comparison)]
-        parts.append(f"Speedup of {other} over {base} at equal loss:\n"
-                     + "\n".join([align(*list_speedups(comparison)), *bounds]))
+        parts.append(
+            f"Speedup of {other} over {base} at equal loss:\n" + "\n".join([align(*list_speedups(comparison)), *bounds])
+        )
         if comparison.gaps:
-            parts.append(f"{other} minus {base} at equal tokens (negative: {other} is better):\n"
-                         + align(*list_gaps(comparison)))
+            parts.append(
+                f"{other} minus {base} at equal tokens (negative: {other} is better):\n" + align(*list_gaps(comparison))
+            )
         if comparison.interval_note:
             parts.append(_wrap(comparison.interval_note))
-    left_out = [_wrap(f"left out: {run.name} ({display_arm(analysis.arms[run.name])}) {reason}")
-                for run, reason in analysis.left_out]
+    left_out = [
+        _wrap(f"left out: {run.name} ({display_arm(analysis.arms[run.name])}) {reason}")
+        for run, reason in analysis.left_out
+    ]
     notes = left_out + [_wrap(f"warning: {warning}") for warning in analysis.warnings]
     return "\n\n".join(parts + (["\n".join(notes)] if notes else []))
 

@@ -27,8 +27,13 @@ def main() -> int:
     parser.add_argument("runs", nargs="+", metavar="RUN", help="a run folder, for example runs/NAME")
     parser.add_argument("--out", default="report", help="folder to write (default: report)")
     parser.add_argument("--baseline", help="the arm to measure against (default: gpt, else the first given)")
-    parser.add_argument("--across", action="append", default=[], metavar="KEY",
-                        help="make each value of a setting an arm of its own: precision, or a dotted config key")
+    parser.add_argument(
+        "--across",
+        action="append",
+        default=[],
+        metavar="KEY",
+        help="make each value of a setting an arm of its own: precision, or a dotted config key",
+    )
     arguments = parser.parse_args()
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="replace")
@@ -39,6 +44,7 @@ def main() -> int:
         return 2
     # Imported late: drawing loads matplotlib, and a refusal should come at once.
     from analysis.report import write_report
+
     try:
         written = write_report(analysis, arguments.out)
     except OSError as error:

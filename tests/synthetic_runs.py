@@ -13,24 +13,52 @@ def final_loss(tokens: float, advantage: float = 1.0) -> float:
     return 1.2 + 14.0 * (advantage * tokens) ** -0.25
 
 
-def make_run(root: Path, name: str, model: str = "gpt", steps: int = 100, advantage: float = 1.0, lr: float = 3e-3,
-             seed: int = 0, loss: float | None = None, step_seconds: float = 0.1, state: str = "done",
-             stop_at: int | None = None, config: dict | None = None, environment: dict | None = None) -> Path:
+def make_run(
+    root: Path,
+    name: str,
+    model: str = "gpt",
+    steps: int = 100,
+    advantage: float = 1.0,
+    lr: float = 3e-3,
+    seed: int = 0,
+    loss: float | None = None,
+    step_seconds: float = 0.1,
+    state: str = "done",
+    stop_at: int | None = None,
+    config: dict | None = None,
+    environment: dict | None = None,
+) -> Path:
     """Write one run folder; config and environment map dotted keys to values that replace the defaults."""
     folder = Path(root) / name
     folder.mkdir(parents=True)
     settings = {
         "model": {"name": model, "vocab_size": 256, "sequence_length": 128, "n_layer": 4, "n_head": 4, "n_embd": 128},
-        "size": "tiny", "context": "128", "data": {"name": "docs", "dir": "data/docs"},
-        "precision": {"name": "bf16", "master": "fp32"}, "run_name": name, "seed": seed, "max_steps": steps,
-        "micro_batch_size": 32, "global_batch_size": 32, "learning_rate": lr, "min_learning_rate": 0.0,
-        "warmup_steps": 10 if model == "gpt" else 0, "weight_decay": 0.1 if model == "gpt" else 0.0,
-        "eval_interval": 10, "eval_windows": 64}
+        "size": "tiny",
+        "context": "128",
+        "data": {"name": "docs", "dir": "data/docs"},
+        "precision": {"name": "bf16", "master": "fp32"},
+        "run_name": name,
+        "seed": seed,
+        "max_steps": steps,
+        "micro_batch_size": 32,
+        "global_batch_size": 32,
+        "learning_rate": lr,
+        "min_learning_rate": 0.0,
+        "warmup_steps": 10 if model == "gpt" else 0,
+        "weight_decay": 0.1 if model == "gpt" else 0.0,
+        "eval_interval": 10,
+        "eval_windows": 64,
+    }
     facts = {
-        "parameters": {"total": 800000, "non_embedding": 700000}, "tokens_per_step": TOKENS_PER_STEP,
+        "parameters": {"total": 800000, "non_embedding": 700000},
+        "tokens_per_step": TOKENS_PER_STEP,
         "data": {"digest": "data-1", "name": "docs", "tokenizer": {"name": "bytes", "digest": "bytes-1"}},
-        "device": {"type": "cpu", "name": "test"}, "world_size": 1, "commit": "abc1234",
-        "evaluation": {"windows": 64, "tokens": 8192, "digest": "eval-1"}, "versions": {"torch": "2.13.0"}}
+        "device": {"type": "cpu", "name": "test"},
+        "world_size": 1,
+        "commit": "abc1234",
+        "evaluation": {"windows": 64, "tokens": 8192, "digest": "eval-1"},
+        "versions": {"torch": "2.13.0"},
+    }
     for target, changes in ((settings, config), (facts, environment)):
         for key, value in (changes or {}).items():
             set_value(target, key, value)
@@ -42,14 +70,23 @@ def make_run(root: Path, name: str, model: str = "gpt", steps: int = 100, advant
     for step in range(10, (stop_at or steps) + 1, 10):
         common = {"step": step, "tokens": step * TOKENS_PER_STEP, "train_seconds": step * step_seconds}
         value = end + 2.0 * (1 - step / steps)
-        lines += [{**common, "train/loss": value, "train/learning_rate": lr * (1 - step / steps)},
-                  {**common, "val/loss": value, "val/perplexity": 2.718 ** value, "val/bits_per_byte": value / 0.6931}]
+        lines += [
+            {**common, "train/loss": value, "train/learning_rate": lr * (1 - step / steps)},
+            {**common, "val/loss": value, "val/perplexity": 2.718**value, "val/bits_per_byte": value / 0.6931},
+        ]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return folder
 
 
-def make_ladders(root: Path, advantage: float, budgets=(100, 200, 400, 800), seeds=(0,), rates=(3e-3,),
-                 noise: float = 0.0, step_ratio: float = 1.0) -> list[Path]:
+def make_ladders(
+    root: Path,
+    advantage: float,
+    budgets=(100, 200, 400, 800),
+    seeds=(0,),
+    rates=(3e-3,),
+    noise: float = 0.0,
+    step_ratio: float = 1.0,
+) -> list[Path]:
     """Write runs of both arms at every budget, seed and rate; the middle rate is the best one."""
     folders = []
     for model, k, seconds in (("gpt", 1.0, 0.1), ("ngpt", advantage, 0.1 * step_ratio)):
@@ -59,8 +96,18 @@ def make_ladders(root: Path, advantage: float, budgets=(100, 200, 400, 800), see
                     worse = 0.02 * abs(position - len(rates) // 2)
                     jitter = noise * ((seed * 7 + steps // 100 * 3 + len(model)) % 5 - 2)
                     loss = final_loss(steps * TOKENS_PER_STEP, k) + worse + jitter
-                    folders.append(make_run(root, f"{model}-{steps}-{lr}-{seed}", model, steps, lr=lr, seed=seed,
-                                            loss=loss, step_seconds=seconds))
+                    folders.append(
+                        make_run(
+                            root,
+                            f"{model}-{steps}-{lr}-{seed}",
+                            model,
+                            steps,
+                            lr=lr,
+                            seed=seed,
+                            loss=loss,
+                            step_seconds=seconds,
+                        )
+                    )
     return folders
 
 

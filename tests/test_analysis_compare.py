@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from synthetic_runs import make_ladders, make_run
 
-from analysis.comparison import IncomparableError, analyze_runs, to_mapping
+from analysis.comparison import IncomparableError, analyze_runs
+from analysis.record import to_mapping
 from analysis.report import render_page, write_report
 from analysis.runs import read_runs
 from analysis.text import render_text
@@ -22,8 +23,12 @@ def analyze(folders, **options):
 
 
 def run_cli(*arguments, cwd):
-    return subprocess.run([sys.executable, str(ROOT / "scripts" / "compare.py"), *map(str, arguments)],
-                          capture_output=True, text=True, cwd=cwd)
+    return subprocess.run(
+        [sys.executable, str(ROOT / "scripts" / "compare.py"), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+    )
 
 
 @pytest.mark.parametrize("advantage", [1.0, 1.3, 1.63, 2.3, 4.0])
@@ -63,8 +68,11 @@ def test_outside_the_range_is_a_bound(tmp_path, advantage, expected):
 
 def test_learning_rate_is_chosen_by_the_mean_over_seeds(tmp_path):
     losses = {1e-3: (1.50, 1.90), 3e-3: (1.60, 1.62), 9e-3: (1.65, 1.66)}
-    folders = [make_run(tmp_path, f"gpt-{lr}-{seed}", lr=lr, seed=seed, loss=values[seed])
-               for lr, values in losses.items() for seed in (0, 1)]
+    folders = [
+        make_run(tmp_path, f"gpt-{lr}-{seed}", lr=lr, seed=seed, loss=values[seed])
+        for lr, values in losses.items()
+        for seed in (0, 1)
+    ]
     point = analyze(folders).ladders["gpt"].points[0]
     assert point.best.learning_rate == 3e-3 and point.best.loss == pytest.approx(1.61) and point.edge is None
 
@@ -79,18 +87,23 @@ def test_edge_of_the_grid_and_a_diverged_rate(tmp_path):
 
 
 def test_runs_that_differ_in_more_than_the_seed_are_not_seeds(tmp_path):
-    folders = [make_run(tmp_path, "a", seed=0, loss=1.6, config={"weight_decay": 0.0}),
-               make_run(tmp_path, "b", seed=1, loss=1.7, config={"weight_decay": 0.1})]
+    folders = [
+        make_run(tmp_path, "a", seed=0, loss=1.6, config={"weight_decay": 0.0}),
+        make_run(tmp_path, "b", seed=1, loss=1.7, config={"weight_decay": 0.1}),
+    ]
     point = analyze(folders).ladders["gpt"].points[0]
     assert [candidate.variant for candidate in point.candidates] == ["weight_decay=0.0", "weight_decay=0.1"]
     assert point.best.loss == 1.6
 
 
 def test_regression_is_said_and_the_running_minimum_used(tmp_path):
-    folders = [make_run(tmp_path, f"gpt-{steps}", steps=steps, loss=loss)
-               for steps, loss in ((100, 1.8), (200, 1.6), (400, 1.65), (800, 1.5))]
-    folders += [make_run(tmp_path, f"ngpt-{steps}", "ngpt", steps, loss=loss)
-                for steps, loss in ((100, 1.6), (200, 1.4))]
+    folders = [
+        make_run(tmp_path, f"gpt-{steps}", steps=steps, loss=loss)
+        for steps, loss in ((100, 1.8), (200, 1.6), (400, 1.65), (800, 1.5))
+    ]
+    folders += [
+        make_run(tmp_path, f"ngpt-{steps}", "ngpt", steps, loss=loss) for steps, loss in ((100, 1.6), (200, 1.4))
+    ]
     analysis = analyze(folders)
     assert any("more tokens gave no lower loss" in warning for warning in analysis.warnings)
     row = next(row for row in analysis.comparisons[0].token_rows if row.loss == 1.6 and row.at_arm == "ngpt")
@@ -98,15 +111,21 @@ def test_regression_is_said_and_the_running_minimum_used(tmp_path):
     assert not any(row.loss == 1.65 for row in analysis.comparisons[0].token_rows)
 
 
-@pytest.mark.parametrize("where, key, value, words", [
-    ("environment", "data.digest", "data-2", "data digest"),
-    ("environment", "data.tokenizer.digest", "gpt2-1", "tokenizer digest"),
-    ("environment", "evaluation.digest", "eval-2", "evaluation digest"),
-    ("config", "model.sequence_length", 256, "context"),
-    ("config", "global_batch_size", 64, "global_batch_size"),
-    ("config", "model.n_layer", 6, "n_layer"), ("config", "model.n_head", 8, "n_head"),
-    ("config", "model.n_embd", 256, "n_embd"), ("config", "model.vocab_size", 257, "vocab_size"),
-    ("config", "precision.name", "fp32", "precision")])
+@pytest.mark.parametrize(
+    "where, key, value, words",
+    [
+        ("environment", "data.digest", "data-2", "data digest"),
+        ("environment", "data.tokenizer.digest", "gpt2-1", "tokenizer digest"),
+        ("environment", "evaluation.digest", "eval-2", "evaluation digest"),
+        ("config", "model.sequence_length", 256, "context"),
+        ("config", "global_batch_size", 64, "global_batch_size"),
+        ("config", "model.n_layer", 6, "n_layer"),
+        ("config", "model.n_head", 8, "n_head"),
+        ("config", "model.n_embd", 256, "n_embd"),
+        ("config", "model.vocab_size", 257, "vocab_size"),
+        ("config", "precision.name", "fp32", "precision"),
+    ],
+)
 def test_incomparable_runs_are_refused(tmp_path, where, key, value, words):
     folders = [make_run(tmp_path, "first"), make_run(tmp_path, "second", "ngpt", **{where: {key: value}})]
     with pytest.raises(IncomparableError) as refusal:
@@ -122,8 +141,10 @@ def test_precision_can_be_the_thing_compared(tmp_path):
 
 
 def test_an_ablation_is_no_seed_and_can_be_an_arm(tmp_path):
-    folders = [make_run(tmp_path, "a", lr=1e-3, loss=1.7),
-               make_run(tmp_path, "b", loss=1.6, config={"model.qk_norm": True})]
+    folders = [
+        make_run(tmp_path, "a", lr=1e-3, loss=1.7),
+        make_run(tmp_path, "b", loss=1.6, config={"model.qk_norm": True}),
+    ]
     mixed = analyze(folders)
     assert any("differ in more than the learning rate" in warning for warning in mixed.warnings)
     assert list(analyze(folders, across=("model.qk_norm",)).ladders) == ["gpt qk_norm=not recorded", "gpt qk_norm=True"]
@@ -138,9 +159,11 @@ def test_unsteady_step_times_are_flagged(tmp_path):
 
 def test_unfinished_runs_are_left_out(tmp_path):
     folders = make_ladders(tmp_path, 1.5, budgets=(100, 200))
-    folders += [make_run(tmp_path, "running", loss=0.5, state="running", stop_at=60),
-                make_run(tmp_path, "short", "ngpt", loss=0.5, stop_at=60),
-                make_run(tmp_path, "nan", "ngpt", loss=float("nan"), lr=1e-1)]
+    folders += [
+        make_run(tmp_path, "running", loss=0.5, state="running", stop_at=60),
+        make_run(tmp_path, "short", "ngpt", loss=0.5, stop_at=60),
+        make_run(tmp_path, "nan", "ngpt", loss=float("nan"), lr=1e-1),
+    ]
     starting = make_run(tmp_path, "starting", state="running", stop_at=10)
     (starting / "metrics.jsonl").unlink()
     analysis = analyze(folders + [starting])

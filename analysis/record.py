@@ -1,0 +1,81 @@
+"""Write an analysis down as plain values: what speedup.json holds."""
+
+from dataclasses import asdict
+
+from analysis.comparability import flatten
+from analysis.comparison import Analysis
+from analysis.runs import Run, lookup
+from analysis.speedup import Comparison
+from analysis.text import describe_bound
+
+
+def to_mapping(analysis: Analysis, plots: list[str] = ()) -> dict:
+    """Return the analysis as plain values for speedup.json; every number of the report is in it."""
+    first = analysis.runs[0]
+    return {
+        "format": 1,
+        "headlines": list(analysis.headlines),
+        "comparisons": [_comparison_mapping(comparison) for comparison in analysis.comparisons],
+        "arms": {arm: [_point_mapping(point) for point in ladder.points] for arm, ladder in analysis.ladders.items()},
+        "runs": [_run_mapping(run, analysis.arms[run.name]) for run in analysis.runs],
+        "left_out": [
+            {"run": run.name, "arm": analysis.arms[run.name], "reason": reason} for run, reason in analysis.left_out
+        ],
+        "digests": {
+            "data": lookup(first.environment, "data.digest"),
+            "tokenizer": lookup(first.environment, "data.tokenizer.digest"),
+            "evaluation": lookup(first.environment, "evaluation.digest"),
+        },
+        "provenance": asdict(analysis.provenance),
+        "warnings": list(analysis.warnings),
+        "plots": list(plots),
+    }
+
+
+def _comparison_mapping(comparison: Comparison) -> dict:
+    mapping = asdict(comparison)
+    rows = [mapping["token_headline"], *mapping["token_rows"], *mapping["time_rows"]]
+    rows += [mapping["time_headline"]] if mapping["time_headline"] else []
+    for row in rows:
+        row["note"] = describe_bound(row["note"], comparison)
+    return mapping
+
+
+def _point_mapping(point) -> dict:
+    best = point.best
+    candidates = [
+        {
+            "learning_rate": item.learning_rate,
+            "variant": item.variant,
+            "loss": item.loss,
+            "standard_error": item.standard_error,
+            "seeds": list(item.seeds),
+            "runs": [endpoint.run for endpoint in item.endpoints],
+        }
+        for item in point.candidates
+    ]
+    return {
+        "tokens": point.tokens,
+        "steps": point.steps,
+        "learning_rate": best.learning_rate,
+        "variant": best.variant,
+        "edge": point.edge,
+        "loss": best.loss,
+        "standard_error": best.standard_error,
+        "bits_per_byte": best.bits_per_byte,
+        "seconds": best.seconds,
+        "seeds": list(best.seeds),
+        "diverged_learning_rates": list(point.diverged),
+        "candidates": candidates,
+    }
+
+
+def _run_mapping(run: Run, arm: str) -> dict:
+    return {
+        "run": run.name,
+        "path": run.path,
+        "arm": arm,
+        "final": asdict(run.final),
+        "commit": run.environment.get("commit"),
+        "config": flatten(run.config),
+    }

@@ -1,0 +1,53 @@
+"""Write one split's tokens under a .partial name so that a killed run can go on where it was."""
+
+import hashlib
+import os
+from pathlib import Path
+
+from corpus.documents import write_all
+from corpus.manifest import SplitInfo
+from corpus.parallel import Encoded
+from corpus.progress import Progress
+
+
+class BinWriter:
+    """Append encoded chunks to NAME.partial; rename it to NAME when the split is complete."""
+
+    def __init__(self, path: Path, itemsize: int, progress: Progress) -> None:
+        """Open the file and cut it to the recorded progress, from the beginning if it is shorter than that."""
+        self.path, self.partial, self.itemsize = path, path.with_name(path.name + ".partial"), itemsize
+        self.sha256 = hashlib.sha256()
+        recorded = progress.tokens * itemsize
+        if not self.partial.is_file() or self.partial.stat().st_size < recorded:
+            progress, recorded = Progress(), 0
+        self.progress = progress
+        self.file = open(self.partial, "r+b" if recorded else "w+b", buffering=0)
+        self.file.truncate(recorded)
+        while block := self.file.read(1 << 22):
+            self.sha256.update(block)
+
+    def append(self, chunk: Encoded) -> None:
+        write_all(self.file, chunk.content)
+        self.sha256.update(chunk.content)
+        done = self.progress
+        self.progress = Progress(
+            done.documents + chunk.documents,
+            done.tokens + chunk.tokens,
+            done.text_bytes + chunk.text_bytes,
+            max(done.max_id, chunk.max_id),
+            done.repaired + chunk.repaired,
+        )
+
+    def flush(self) -> Progress:
+        """Bring everything to disk and return the progress that may now be recorded."""
+        os.fsync(self.file.fileno())
+        return self.progress
+
+    def finish(self) -> SplitInfo:
+        """Close the complete .partial file and describe it."""
+        self.flush()
+        self.file.close()
+        done = self.progress
+        return SplitInfo(
+            self.path.name, done.tokens, done.documents, done.text_bytes, done.max_id, self.sha256.hexdigest()
+        )

@@ -1,0 +1,89 @@
+"""The settings of a preparation and the plan made from them: all that is known before any text is read."""
+
+import hashlib
+import importlib.metadata
+import json
+import platform
+from dataclasses import asdict, dataclass, field
+from typing import Any, Optional
+
+import tiktoken
+
+from corpus.manifest import FORMAT, SplitInfo
+from corpus.sources import DataConfig, SettingError, check_data_config, describe_source
+from corpus.tokenizer import tokenizer_json
+
+
+@dataclass
+class TokenizerConfig:
+    """Which tokenizer, and a folder that holds its files for a machine without network."""
+
+    name: str = "gpt2"
+    files: Optional[str] = None
+
+
+@dataclass
+class PrepareConfig:
+    """The settings of prepare_owt.py (configs/prepare.yaml)."""
+
+    data: DataConfig
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    num_proc: Optional[int] = None
+    limit_documents: Optional[int] = None
+    overwrite: bool = False
+
+
+def check_settings(config: PrepareConfig) -> None:
+    check_data_config(config.data)
+    if config.tokenizer.name not in ("gpt2", "bytes"):
+        raise SettingError(f"tokenizer.name={config.tokenizer.name}: there are gpt2, bytes")
+    for key in ("num_proc", "limit_documents"):
+        value = getattr(config, key)
+        if value is not None and value < 1:
+            raise SettingError(f"{key}={value}: expected a whole number from 1 on, or null")
+
+
+class Plan:
+    """What a run will produce, known before any text is read: recorded in the manifest, compared by fingerprint."""
+
+    def __init__(self, config: PrepareConfig, encoding: tiktoken.Encoding) -> None:
+        data = config.data
+        self.encoding, self.tokenizer_json = encoding, tokenizer_json(encoding)
+        self.name = data.name
+        self.dtype = "uint16" if encoding.n_vocab <= 65536 else "uint32"
+        self.tokenizer = {
+            "name": encoding.name,
+            "digest": hashlib.sha256(self.tokenizer_json).hexdigest(),
+            "vocab_size": encoding.n_vocab,
+            "eot_id": encoding.eot_token,
+        }
+        self.source = describe_source(data, config.limit_documents)
+        self.split = {
+            "method": "datasets.train_test_split",
+            "test_size": data.val_fraction,
+            "seed": data.split_seed,
+            "shuffle": True,
+        }
+        settings = {"source": self.source, "split": self.split, "tokenizer": self.tokenizer, "dtype": self.dtype}
+        self.fingerprint = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+        self.source["fingerprint"] = self.fingerprint
+
+    def manifest(self, splits: dict[str, SplitInfo], repaired: int) -> dict[str, Any]:
+        versions = {name: installed_version(name) for name in ("tiktoken", "datasets", "numpy")}
+        return {
+            "format": FORMAT,
+            "name": self.name,
+            "tokenizer": self.tokenizer,
+            "dtype": self.dtype,
+            "splits": {name: asdict(info) for name, info in splits.items()},
+            "source": {**self.source, "invalid_utf8_documents": repaired},
+            "split": self.split,
+            "versions": {"python": platform.python_version(), **versions},
+        }
+
+
+def installed_version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"

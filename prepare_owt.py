@@ -1,0 +1,15 @@
+"""Turn text into token bins: python prepare_owt.py (OpenWebText), data=docs, or data=local data.files='x/*.parquet'."""
+
+from corpus.plan import PrepareConfig
+from corpus.prepare import prepare
+
+
+def main(config: PrepareConfig) -> None:
+    prepare(config)
+
+
+if __name__ == "__main__":
+    # Here, because the worker processes import this file too and need no Hydra.
+    from engine.entry import run_entry
+
+    run_entry(main, PrepareConfig, config_name="prepare")
