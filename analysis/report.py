@@ -11,16 +11,8 @@ from analysis.comparison import Analysis
 from analysis.plots import Plot, draw_plots
 from analysis.record import to_mapping
 from analysis.runs import Run, lookup
-from analysis.text import (
-    display_arm,
-    format_rate,
-    format_seconds,
-    format_tokens,
-    list_bounds,
-    list_budgets,
-    list_gaps,
-    list_speedups,
-)
+from analysis.tables import list_bounds, list_budgets, list_gaps, list_speedups
+from analysis.text import display_arm, format_rate, format_seconds, format_tokens
 
 PAGE_STYLE = """
 :root { color-scheme: light dark; --text: #1a1a1a; --page: #ffffff; --soft: #5c5c5c; --line: #d5d5d5; --box: #f3f5f7; }

@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from analysis.comparison import IncomparableError, analyze_runs  # noqa: E402
 from analysis.runs import RunFolderError, read_runs  # noqa: E402
-from analysis.text import render_text  # noqa: E402
+from analysis.tables import render_text  # noqa: E402
 
 
 def show(text: str, stream) -> None:

@@ -13,7 +13,7 @@ from analysis.comparison import IncomparableError, analyze_runs
 from analysis.record import to_mapping
 from analysis.report import render_page, write_report
 from analysis.runs import read_runs
-from analysis.text import render_text
+from analysis.tables import render_text
 
 ROOT = Path(__file__).resolve().parents[1]
 
