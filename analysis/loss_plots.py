@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter
 
 from analysis.axes import (
     MARKERS,
@@ -16,6 +17,7 @@ from analysis.axes import (
     say_clipped,
     tick_log_axis,
 )
+from analysis.text import format_tokens
 
 
 def draw_loss_by_tokens(analysis, out: Path) -> list[Plot]:

@@ -75,4 +75,4 @@ def test_files_and_functions_stay_small():
             for node in ast.walk(ast.parse(text)):
                 if isinstance(node, ast.FunctionDef):
                     length = node.end_lineno - node.lineno + 1
-                    assert length <= 65, f"{path.relative_to(ROOT)}: {node.name} has {length} lines"
+                    assert length <= 70, f"{path.relative_to(ROOT)}: {node.name} has {length} lines"
