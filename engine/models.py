@@ -33,7 +33,7 @@ def model_config(node: dict[str, Any]) -> Any:
         if (
             field.type is int
             and value < 1
-            or field.name.endswith(("_scale", "_base", "_eps"))
+            or field.name.endswith(("_scale", "_base", "_eps", "_std"))
             and value is not None
             and value <= 0
         ):

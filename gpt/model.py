@@ -23,6 +23,7 @@ class Config:
     n_embd: int = 1024
     rope_base: float = 10000.0
     norm_eps: float = 1e-6
+    init_std: float = 0.02
 
 
 class Attention(nn.Module):
@@ -96,7 +97,7 @@ class Transformer(nn.Module):
         return self.lm_head.weight
 
     def init_weights(self) -> None:
-        std = 0.02
+        std = self.config.init_std
         for name, parameter in self.named_parameters():
             if parameter.dim() == 2:
                 is_output = name.endswith(("o_proj.weight", "down_proj.weight"))

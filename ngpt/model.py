@@ -83,9 +83,8 @@ class Block(nn.Module):
         super().__init__()
         self.attn = Attention(config)
         self.mlp = MLP(config)
-        C = config.n_embd
-        self.attn_alpha = Scale(C, config.alpha_init, config.alpha_scale or C**-0.5)
-        self.mlp_alpha = Scale(C, config.alpha_init, config.alpha_scale or C**-0.5)
+        self.attn_alpha = Scale(config.n_embd, config.alpha_init, config.alpha_scale or config.n_embd**-0.5)
+        self.mlp_alpha = Scale(config.n_embd, config.alpha_init, config.alpha_scale or config.n_embd**-0.5)
 
     def forward(self, h: Tensor, rotary: Tensor) -> Tensor:
         h = normalize(h + self.attn_alpha().abs() * (normalize(self.attn(h, rotary)) - h))  # eq. 10

@@ -164,6 +164,8 @@ def test_initial_distributions():
         if p.dim() == 2:
             std = 0.02 / math.sqrt(16) if name.endswith(("o_proj.weight", "down_proj.weight")) else 0.02
             assert abs(p.std().item() / std - 1) < 0.02, name
+    wide = build_model({"name": "gpt", **node, "init_std": 0.0625})
+    assert abs(wide.lm_head.weight.std().item() / 0.0625 - 1) < 0.02
     a, b = build_model({"name": "ngpt", **node}), build_model({"name": "ngpt", **node})
     assert not torch.equal(a.lm_head.weight, b.lm_head.weight)
     assert a.lm_head.weight.mean().abs() < 1e-3
