@@ -4,7 +4,7 @@ import codecs
 import os
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Optional
 
@@ -75,7 +75,14 @@ def main(config: SampleConfig) -> None:
 
 
 if __name__ == "__main__":
+    # The prompt is taken as it is: Hydra would want commas, quotes and colons in it escaped.
+    prompts = [argument.removeprefix("prompt=") for argument in sys.argv[1:] if argument.startswith("prompt=")]
+    sys.argv = [argument for argument in sys.argv if not argument.startswith("prompt=")]
+
+    def with_prompt(config: SampleConfig) -> None:
+        main(replace(config, prompt=prompts[-1]) if prompts else config)
+
     try:
-        run_entry(main, SampleConfig, config_name="sample")
+        run_entry(with_prompt, SampleConfig, config_name="sample")
     except BrokenPipeError:  # the reader, `head` say, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

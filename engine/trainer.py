@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -189,6 +190,8 @@ def train(config: Config) -> None:
         except (Exception, KeyboardInterrupt) as error:
             outcome = {Preempted: "preempted", Diverged: "diverged"}.get(type(error), "failed")
             message = f"{type(error).__name__}: {error}"
+            if outcome == "failed" and not ranks.is_main_process:  # the entry speaks for the first rank alone
+                print(f"rank {ranks.rank}: {message}", file=sys.stderr, flush=True)
             raise
         finally:
             log.close()

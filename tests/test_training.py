@@ -142,10 +142,12 @@ def test_divergence_stops_with_5_before_the_weights_are_harmed(docs, tmp_path):
 def test_sampling(docs, tmp_path):
     folder = train(docs, tmp_path, "x", "model=ngpt")
     base = [f"run={folder}", "max_new_tokens=20"]
-    a = run("sample.py", *base, "prompt='The module'", "temperature=0.9", "top_k=50", "top_p=0.95").stdout
-    b = run("sample.py", *base, "prompt='The module'", "temperature=0.9", "top_k=50", "top_p=0.95").stdout
-    c = run("sample.py", *base, "prompt='The module'", "temperature=0.9", "top_k=50", "top_p=0.95", "seed=2").stdout
-    assert a == b != c and a.startswith("The module")
+    a = run("sample.py", *base, "prompt=The module's, or: {a}", "temperature=0.9", "top_k=50", "top_p=0.95").stdout
+    b = run("sample.py", *base, "prompt=The module's, or: {a}", "temperature=0.9", "top_k=50", "top_p=0.95").stdout
+    c = run(
+        "sample.py", *base, "prompt=The module's, or: {a}", "temperature=0.9", "top_k=50", "top_p=0.95", "seed=2"
+    ).stdout
+    assert a == b != c and a.startswith("The module's, or: {a}")
     assert run("sample.py", *base, "num_samples=2", "temperature=0", input="from stdin").stdout.count("from stdin") == 2
     assert "no checkpoint of step 5; there are: 12, 6" in error_line(
         run("sample.py", *base, "checkpoint=5", "prompt=a", code=4)
