@@ -121,7 +121,7 @@ class Trainer:
                                          minimum=config.min_learning_rate, warmup_steps=config.warmup_steps)  # fmt: skip
         set_learning_rate(self.optimizer, learning_rate)
         accumulation_steps = config.global_batch_size // (config.micro_batch_size * ranks.world_size)
-        loss_sum = torch.zeros((), device=ranks.device)
+        loss_sum = torch.zeros((), dtype=torch.float64, device=ranks.device)
         for micro_step in range(accumulation_steps):
             windows = next(batches).to(ranks.device, non_blocking=True)
             if ranks.world_size > 1:  # gradients need to meet only once per step
@@ -132,7 +132,7 @@ class Trainer:
             (loss * (ranks.world_size / config.tokens_per_step)).backward()
             loss_sum += loss.detach()
         grad_norm = torch.nn.utils.clip_grad_norm_(self.raw_model.parameters(), config.grad_clip or math.inf)
-        asked = torch.tensor(float(interruption.received is not None), device=ranks.device)
+        asked = torch.tensor(float(interruption.received is not None), dtype=torch.float64, device=ranks.device)
         loss_sum, asked = ranks.all_reduce_sum(torch.stack((loss_sum, asked))).tolist()
         loss, grad_norm = loss_sum / config.tokens_per_step, grad_norm.item()
         if not (
