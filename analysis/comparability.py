@@ -78,7 +78,7 @@ class Provenance:
 
 def shorten(value) -> str:
     """Return a value as one short line."""
-    text = "not recorded" if value is None else str(value)
+    text = "none" if value is None else str(value)
     return text if len(text) <= 80 else text[:77] + "..."
 
 

@@ -147,7 +147,7 @@ def test_an_ablation_is_no_seed_and_can_be_an_arm(tmp_path):
     ]
     mixed = analyze(folders)
     assert any("differ in more than the learning rate" in warning for warning in mixed.warnings)
-    assert list(analyze(folders, across=("model.qk_norm",)).ladders) == ["gpt qk_norm=not recorded", "gpt qk_norm=True"]
+    assert list(analyze(folders, across=("model.qk_norm",)).ladders) == ["gpt qk_norm=none", "gpt qk_norm=True"]
     with pytest.raises(IncomparableError, match="model.qknorm"):
         analyze(folders, across=("model.qknorm",))
 
