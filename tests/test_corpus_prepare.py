@@ -198,7 +198,7 @@ def test_busy_workers_die_with_their_parent(tmp_path):
     assert all(map(is_alive, pids))
     process.kill()
     process.wait()  # not communicate(): the workers hold the pipe too, so that would wait for them
-    wait_until_gone(pids, seconds=2)
+    wait_until_gone(pids, seconds=3)
     process.stdout.close()
 
 
@@ -423,4 +423,6 @@ def test_fifty_megabyte_document(tmp_path):
     assert result.returncode == 0, result.stderr
     assert sum(info.bytes for info in read_manifest(out).splits.values()) == 50_000_002
     peaks = [int(part) for part in result.stdout.split("peak ")[1].split()]
-    assert max(peaks) < 700, peaks  # MiB; 50 MB of text in one piece took over 600 in tiktoken alone
+    parent, worker = peaks  # MiB; what the parent holds while it unpacks the file varies with Arrow's pools
+    assert worker < 600, peaks  # 50 MB of text in one piece took over 600 in tiktoken alone
+    assert parent + 2 * worker < 2048, peaks
