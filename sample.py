@@ -1,7 +1,6 @@
 """Write text with a trained model: `python sample.py run=runs/NAME prompt="Once upon a time"`."""
 
 import codecs
-import os
 import sys
 import time
 from dataclasses import dataclass, replace
@@ -82,7 +81,4 @@ if __name__ == "__main__":
     def with_prompt(config: SampleConfig) -> None:
         main(replace(config, prompt=prompts[-1]) if prompts else config)
 
-    try:
-        run_entry(with_prompt, SampleConfig, config_name="sample")
-    except BrokenPipeError:  # the reader, `head` say, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    run_entry(with_prompt, SampleConfig, config_name="sample")

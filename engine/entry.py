@@ -6,6 +6,7 @@ Free of torch, so that a misspelt key is reported at once.
 import difflib
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import fields, is_dataclass
@@ -57,6 +58,9 @@ def run_entry(function: Callable[[Any], None], schema: type, config_name: str) -
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+    except BrokenPipeError:  # the reader, `head` say, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
     except Exception as error:
         if not hasattr(error, "exit_code"):
             raise
