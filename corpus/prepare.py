@@ -18,7 +18,7 @@ from corpus.parallel import Encoded, encoder, plan_chunks
 from corpus.plan import Plan, PrepareConfig, check_settings
 from corpus.progress import ProgressReport, read_progress, record_progress
 from corpus.sources import SettingError, open_documents
-from corpus.token_file import check_size, read_manifest, sync_directory, write_json_atomically
+from corpus.token_file import check_size, read_manifest, sync_path, write_json_atomically
 from corpus.tokenizer import byte_lengths, make_tokenizer
 
 PROGRESS_NAME = "progress.json.partial"
@@ -207,7 +207,7 @@ def publish(directory: Path, plan: Plan, splits: dict[str, SplitInfo], repaired:
         os.replace(partial, directory / name)
     for info in splits.values():
         os.replace(directory / f"{info.file}.partial", directory / info.file)
-    sync_directory(directory)
+    sync_path(directory)
     write_json_atomically(directory / MANIFEST_NAME, plan.manifest(splits, repaired))
     (directory / PROGRESS_NAME).unlink(missing_ok=True)
     shutil.rmtree(directory / SCRATCH_NAME, ignore_errors=True)

@@ -115,12 +115,12 @@ def write_json_atomically(path: str | Path, value: Any) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    sync_directory(path.parent)
+    sync_path(path.parent)
 
 
-def sync_directory(directory: Path) -> None:
-    """Make renames in a folder survive a power cut."""
-    descriptor = os.open(directory, os.O_RDONLY)
+def sync_path(path: Path) -> None:
+    """Make a file's contents, or the renames in a folder, survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -19,6 +19,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from corpus.token_file import sync_path
+
 FORMAT = 1
 NAME = re.compile(r"step-(\d{8,})")
 
@@ -69,11 +71,11 @@ def save_checkpoint(
         }
         (temporary / "manifest.json").write_text(json.dumps({"format": FORMAT, "files": files}, indent=1))
         for path in (*temporary.iterdir(), temporary):
-            sync(path)
+            sync_path(path)
         if final.exists():  # left by a session whose later part was thrown away
             shutil.rmtree(final)
         os.replace(temporary, final)
-        sync(folder)
+        sync_path(folder)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise CheckpointError(f"{final}: could not be written ({error}); earlier checkpoints are untouched") from error
@@ -175,12 +177,3 @@ def parameter_names(model: torch.nn.Module, optimizer: torch.optim.Optimizer) ->
 def sha256_of(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def sync(path: Path) -> None:
-    """Force a file, or a folder's entries, to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

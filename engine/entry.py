@@ -43,9 +43,8 @@ def run_entry(function: Callable[[Any], None], schema: type, config_name: str) -
             )
         )
 
-    composed: list[
-        DictConfig
-    ] = []  # one, or with --multirun several; called outside Hydra, which would print over errors
+    # One, or with --multirun several; called outside Hydra, which would print over their errors.
+    composed: list[DictConfig] = []
 
     try:
         hydra.main(version_base="1.3", config_path=CONFIG_DIR, config_name=config_name)(composed.append)()

@@ -79,7 +79,8 @@ class MetricsLog:
             self.wandb.define_metric("*", step_metric="step")
         except Exception as error:
             print(
-                f"warning: wandb is off ({str(error).splitlines()[0]}); metrics.jsonl has everything", file=sys.stderr
+                f"warning: wandb is off ({type(error).__name__}: {str(error)[:200]}); metrics.jsonl has everything",
+                file=sys.stderr,
             )
 
     def log(self, step: int, train_seconds: float, values: dict[str, float | None]) -> None:

@@ -239,7 +239,7 @@ def test_partial_file_shorter_than_its_record_starts_over(tmp_path, shards, expe
 
 
 def test_killed_between_the_renames(tmp_path, shards, expected):
-    fault = FINE + "import corpus.prepare as p\np.sync_directory = lambda path: os.kill(os.getpid(), signal.SIGKILL)"
+    fault = FINE + "import corpus.prepare as p\np.sync_path = lambda path: os.kill(os.getpid(), signal.SIGKILL)"
     assert run_command(*overrides(tmp_path, shards), before=fault).returncode == -signal.SIGKILL
     with pytest.raises(DataError, match="manifest.json: missing"):
         read_manifest(tmp_path)

@@ -199,7 +199,7 @@ def test_a_failed_save_harms_nothing(tmp_path, trained, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("engine.checkpoint.sync", full)
+    monkeypatch.setattr("engine.checkpoint.sync_path", full)
     with pytest.raises(CheckpointError, match="No space left"):
         saved(folder, trained, steps=(20,))
     assert [p.name for p in folder.iterdir()] == ["step-00000010"]
