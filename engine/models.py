@@ -4,6 +4,7 @@ The contract: a model module has a dataclass `Config` and a class `Transformer(c
     model.config
     model(tokens (B, T)) -> final hidden states (B, T, n_embd)
     model.unembedding() -> output matrix (vocab_size, n_embd); logits = hidden states @ matrix^T
+    model.normalized_matrices() -> the matrices kept at unit norm, each with the dimension of the norm
     model.post_optimizer_step() -> called after every optimizer step, for every model
 """
 
@@ -16,6 +17,7 @@ import torch
 import gpt.model
 import ngpt.model
 from engine.entry import ConfigError, to_dataclass
+from ngpt.normalization import Scale
 
 MODELS: dict[str, ModuleType] = {"gpt": gpt.model, "ngpt": ngpt.model}
 MODEL_SCHEMAS = tuple(module.Config for module in MODELS.values())
@@ -65,6 +67,26 @@ def build_model(node: dict[str, Any], matrices: str = "float32", device: str = "
         if parameter.dim() == 2:
             parameter.data = parameter.data.to(getattr(torch, matrices))
     return model
+
+
+@torch.no_grad()
+def max_norm_deviation(model: torch.nn.Module) -> float | None:
+    """Return the largest |norm - 1| over the vectors of the matrices kept at unit norm, None where there are none."""
+    deviations = [
+        (torch.linalg.vector_norm(weight, dim=dim, dtype=torch.float32) - 1).abs().max()
+        for weight, dim in model.normalized_matrices()
+    ]
+    return torch.stack(deviations).max().item() if deviations else None
+
+
+@torch.no_grad()
+def scale_means(model: torch.nn.Module) -> dict[str, float]:
+    """Return the mean |value| of each kind of learned scale over all layers, by its name (attn_alpha, sqk, ...)."""
+    values: dict[str, list[torch.Tensor]] = {}
+    for path, module in model.named_modules():
+        if isinstance(module, Scale):
+            values.setdefault(path.rpartition(".")[2], []).append(module().abs().mean())
+    return {name: torch.stack(means).mean().item() for name, means in values.items()}
 
 
 def nearest_divisor(number: int, wanted: int) -> int:

@@ -6,7 +6,6 @@ Shapes: B batch, T positions, C n_embd, H n_head, K = C/H head_dim, V vocab_size
 
 from dataclasses import dataclass
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -102,7 +101,11 @@ class Transformer(nn.Module):
             if parameter.dim() == 2:
                 is_output = name.endswith(("o_proj.weight", "down_proj.weight"))
                 nn.init.normal_(parameter, std=std / (2 * self.config.n_layer) ** 0.5 if is_output else std)
+        self.post_optimizer_step()
 
-    @torch.no_grad()
+    def normalized_matrices(self) -> list[tuple[Tensor, int]]:
+        """Return none: the baseline's weights are free."""
+        return []
+
     def post_optimizer_step(self) -> None:
-        """Do nothing: the baseline's weights are free."""
+        """Bring the weights back to where they are kept, in place; called after every optimizer step."""

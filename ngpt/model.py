@@ -6,13 +6,12 @@ Shapes: B batch, T positions, C n_embd, H n_head, K = C/H head_dim, V vocab_size
 
 from dataclasses import dataclass
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gpt.attention import causal_attention
 from gpt.rope import RotaryTable, apply_rotary
-from ngpt.normalization import Scale, normalize, normalize_matrix_  # sections 2.1, 2.5 and 2.6
+from ngpt.normalization import Scale, normalize, normalize_matrices_  # sections 2.1, 2.5 and 2.6
 
 
 @dataclass
@@ -123,14 +122,15 @@ class Transformer(nn.Module):
                 nn.init.normal_(parameter, std=std / (2 * self.config.n_layer) ** 0.5 if is_output else std)
         self.post_optimizer_step()
 
-    @torch.no_grad()
+    def normalized_matrices(self) -> list[tuple[Tensor, int]]:
+        """Return the matrices that are kept at unit norm, each with the dimension of the norm (section 2.6, item 2)."""
+        pairs = [(self.embedding.weight, 1), (self.lm_head.weight, 1)]
+        for attn, mlp in ((block.attn, block.mlp) for block in self.blocks):
+            readers = (attn.q_proj, attn.k_proj, attn.v_proj, mlp.up_proj, mlp.gate_proj)
+            pairs += [(reader.weight, 1) for reader in readers]
+            pairs += [(writer.weight, 0) for writer in (attn.o_proj, mlp.down_proj)]
+        return pairs
+
     def post_optimizer_step(self) -> None:
-        """Normalize every matrix along the embedding dimension (section 2.6, item 2)."""
-        normalize_matrix_(self.embedding.weight, dim=1)
-        normalize_matrix_(self.lm_head.weight, dim=1)
-        for block in self.blocks:
-            attn, mlp = block.attn, block.mlp
-            for reader in (attn.q_proj, attn.k_proj, attn.v_proj, mlp.up_proj, mlp.gate_proj):
-                normalize_matrix_(reader.weight, dim=1)
-            for writer in (attn.o_proj, mlp.down_proj):
-                normalize_matrix_(writer.weight, dim=0)
+        """Bring the weights back to where they are kept, in place; called after every optimizer step."""
+        normalize_matrices_(self.normalized_matrices())  # section 2.6, item 2

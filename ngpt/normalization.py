@@ -30,6 +30,7 @@ class Scale(nn.Module):
 
 
 @torch.no_grad()
-def normalize_matrix_(weight: Tensor, dim: int) -> None:
-    """Normalize the vectors of a weight matrix along dim, the one of size n_embd, in place (section 2.6, item 2)."""
-    weight.copy_(normalize(weight, dim))
+def normalize_matrices_(matrices: list[tuple[Tensor, int]]) -> None:
+    """Normalize the vectors of each weight matrix along its dimension of size n_embd, in place (section 2.6, item 2)."""
+    for weight, dim in matrices:
+        weight.copy_(normalize(weight, dim))
