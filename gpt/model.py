@@ -101,7 +101,6 @@ class Transformer(nn.Module):
             if parameter.dim() == 2:
                 is_output = name.endswith(("o_proj.weight", "down_proj.weight"))
                 nn.init.normal_(parameter, std=std / (2 * self.config.n_layer) ** 0.5 if is_output else std)
-        self.post_optimizer_step()
 
     def normalized_matrices(self) -> list[tuple[Tensor, int]]:
         """Return none: the baseline's weights are free."""
