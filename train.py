@@ -5,7 +5,7 @@ Several GPUs: `torchrun --standalone --nproc_per_node=8 train.py ...`. Every key
 
 from engine.config import Config
 from engine.entry import run_entry
-from engine.trainer import print_plan, train
+from engine.session import print_plan, train
 
 
 def main(config: Config) -> None:

@@ -13,6 +13,7 @@ import re
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -20,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from corpus.token_file import sync_path
+from engine.entry import to_dataclass
 
 FORMAT = 1
 NAME = re.compile(r"step-(\d{8,})")
@@ -36,6 +38,12 @@ class TrainerState:
     step: int  # optimizer steps done
     train_seconds: float  # spent in them, over all sessions
     wandb_id: str | None
+    evaluation_pending: bool = False  # a signal cut this step's validation short
+    nonfinite_events: int = 0  # steps skipped or rolled back from
+    skipped_batches: int = 0  # by rollbacks: step s trains on global batch s + skipped_batches
+    losses_seen: int = 0  # for the detection of spikes: the training loss's running mean and variance
+    loss_mean: float | None = None
+    loss_variance: float = 0.0
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
@@ -50,22 +58,44 @@ def checkpoint_step(path: Path) -> int:
     return int(NAME.fullmatch(path.name)[1])
 
 
-def save_checkpoint(
-    folder: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, state: TrainerState, keep: int
-) -> Path:
-    """Write a checkpoint under a temporary name, make it durable, publish it by renaming, delete all but the newest `keep`."""
-    final = folder / f"step-{state.step:08d}"
+@dataclass
+class Snapshot:
+    """A run's state at one step, copied, so that training can go on while it is written."""
+
+    state: dict[str, Any]
+    model: dict[str, Tensor]
+    optimizer: dict[str, Tensor]
+
+    @property
+    def bytes(self) -> int:
+        return sum(t.numel() * t.element_size() for part in (self.model, self.optimizer) for t in part.values())
+
+
+def take_snapshot(model: torch.nn.Module, optimizer: torch.optim.Optimizer, state: TrainerState) -> Snapshot:
+    """Copy weights, optimizer and state to the CPU's memory."""
+    weights = {name: copy_to_cpu(p) for name, p in model.state_dict().items()}
+    return Snapshot(asdict(state), weights, flatten_optimizer(model, optimizer))
+
+
+def write_checkpoint(folder: Path, snapshot: Snapshot, keep: int, keep_every: int | None) -> Path:
+    """Write a checkpoint under a temporary name, make it durable, publish it by renaming, delete what is not to be kept.
+
+    The newest `keep` are kept, and those of steps divisible by keep_every.
+
+    Raises:
+        CheckpointError: it could not be written; the earlier checkpoints are untouched.
+    """
+    final = folder / f"step-{snapshot.state['step']:08d}"
     temporary = folder / f".writing-{final.name}"
-    for leftover in folder.glob(".writing-*"):
-        shutil.rmtree(leftover)
-    temporary.mkdir(parents=True)
     try:
-        save_file(
-            {name: p.detach().cpu().contiguous() for name, p in model.state_dict().items()},
-            temporary / "model.safetensors",
-        )
-        save_file(flatten_optimizer(model, optimizer), temporary / "optimizer.safetensors")
-        (temporary / "trainer.json").write_text(json.dumps(asdict(state)))
+        folder.mkdir(parents=True, exist_ok=True)
+        for leftover in folder.glob(".writing-*"):
+            shutil.rmtree(leftover)
+        check_free_space(folder, snapshot.bytes)
+        temporary.mkdir()
+        save_file(snapshot.model, temporary / "model.safetensors")
+        save_file(snapshot.optimizer, temporary / "optimizer.safetensors")
+        (temporary / "trainer.json").write_text(json.dumps(snapshot.state))
         files = {
             path.name: {"bytes": path.stat().st_size, "sha256": sha256_of(path)} for path in sorted(temporary.iterdir())
         }
@@ -73,15 +103,25 @@ def save_checkpoint(
         for path in (*temporary.iterdir(), temporary):
             sync_path(path)
         if final.exists():  # left by a session whose later part was thrown away
-            shutil.rmtree(final)
+            final.rename(folder / f".writing-replaced-{final.name}")
         os.replace(temporary, final)
         sync_path(folder)
+        for old in list_checkpoints(folder)[keep:]:
+            if not (keep_every and checkpoint_step(old) % keep_every == 0):
+                shutil.rmtree(old)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise CheckpointError(f"{final}: could not be written ({error}); earlier checkpoints are untouched") from error
-    for old in list_checkpoints(folder)[keep:]:
-        shutil.rmtree(old)
     return final
+
+
+def check_free_space(folder: Path, needed: int) -> None:
+    """Raise CheckpointError unless the disk of folder has room for `needed` bytes and 5 % more."""
+    free = shutil.disk_usage(folder).free
+    if free < needed * 1.05:
+        raise CheckpointError(
+            f"{folder}: a checkpoint needs {needed / 1e6:,.1f} MB and the disk has {free / 1e6:,.1f} MB free"
+        )
 
 
 def verify_checkpoint(path: Path) -> None:
@@ -130,8 +170,11 @@ def find_checkpoint(folder: Path) -> Path | None:
 
 def load_trainer_state(path: Path) -> TrainerState:
     try:
-        return TrainerState(**json.loads((path / "trainer.json").read_text()))
-    except (OSError, ValueError, TypeError) as error:
+        node = json.loads((path / "trainer.json").read_text())
+        if not isinstance(node, dict) or node.get("step") != checkpoint_step(path):
+            raise ValueError(f"not the state of step {checkpoint_step(path)}")
+        return to_dataclass(node, TrainerState)
+    except (OSError, ValueError, RecursionError) as error:  # a ConfigError is a ValueError
         raise CheckpointError(f"{path}/trainer.json: unreadable ({error})") from None
 
 
@@ -164,8 +207,12 @@ def load_optimizer(path: Path, model: torch.nn.Module, optimizer: torch.optim.Op
 def flatten_optimizer(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """Return the optimizer's tensors under "<kind>/<parameter name>"."""
     names = parameter_names(model, optimizer)
-    return {f"{key}/{names[index]}": value.detach().cpu().contiguous()
+    return {f"{key}/{names[index]}": copy_to_cpu(value)
             for index, entry in optimizer.state_dict()["state"].items() for key, value in entry.items()}  # fmt: skip
+
+
+def copy_to_cpu(tensor: Tensor) -> Tensor:
+    return tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
 
 
 def parameter_names(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> list[str]:

@@ -2,7 +2,7 @@
 
 import os
 import re
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Optional
 
@@ -63,6 +63,12 @@ class Config:
     compile: Optional[bool]  # None: on a GPU yes, on a CPU no
     dry_run: bool
     wandb: WandbConfig = field(default_factory=WandbConfig)
+    # Keys newer than the first run folders have a default, so that these can still be read.
+    keep_every: Optional[int] = None  # steps; checkpoints of steps divisible by it are kept for good
+    verify_data: str = "fast"  # fast | full: how the token files are compared with their manifest
+    on_nonfinite: str = "stop"  # stop | skip | rollback
+    max_nonfinite: int = 3  # steps skipped or rolled back from before the run stops after all
+    timeout_seconds: float = 600.0  # how long a rank waits for the others before it gives up
 
     @property
     def tokens_per_step(self) -> int:
@@ -76,7 +82,8 @@ class Config:
 # Keys that change neither the trajectory nor its evaluation: a resumed run may have other values.
 MAY_CHANGE_ON_RESUME = {
     "micro_batch_size", "log_interval", "checkpoint_interval", "keep_checkpoints", "eval_interval", "out_dir", "resume",
-    "device", "compile", "dry_run", "wandb", "data",  # the data's digest is compared instead
+    "device", "compile", "dry_run", "wandb", "keep_every", "verify_data", "on_nonfinite", "max_nonfinite", "timeout_seconds",
+    "data",  # the data's digest is compared instead
 }  # fmt: skip
 
 
@@ -84,20 +91,20 @@ def check_config(config: Config) -> None:
     """Raise ConfigError for values that cannot run and fill in the run's name."""
     model_config(config.model)
     positive = ("max_steps", "global_batch_size", "micro_batch_size", "eval_interval", "log_interval", "checkpoint_interval",
-                "keep_checkpoints", "learning_rate", "adam_epsilon")  # fmt: skip
+                "keep_checkpoints", "learning_rate", "adam_epsilon", "timeout_seconds")  # fmt: skip
     for name in positive:
         if not getattr(config, name) > 0:
             raise ConfigError(f"{name}={getattr(config, name)}: must be positive")
-    for name in ("min_learning_rate", "warmup_steps", "weight_decay", "grad_clip", "seed"):
+    for name in ("min_learning_rate", "warmup_steps", "weight_decay", "grad_clip", "seed", "max_nonfinite"):
         if not getattr(config, name) >= 0:
             raise ConfigError(f"{name}={getattr(config, name)}: must not be negative")
     for name in ("beta1", "beta2"):
         if not 0 <= getattr(config, name) < 1:
             raise ConfigError(f"{name}={getattr(config, name)}: must be at least 0 and below 1")
-    if config.eval_windows is not None and config.eval_windows < 1:
-        raise ConfigError(
-            f"eval_windows={config.eval_windows}: must be positive, or null for the whole validation file"
-        )
+    for name, what in (("eval_windows", "the whole validation file"), ("keep_every", "none beside the newest")):
+        value = getattr(config, name)
+        if value is not None and value < 1:
+            raise ConfigError(f"{name}={value}: must be positive, or null for {what}")
     if config.warmup_steps > 0 and config.warmup_steps >= config.max_steps:
         raise ConfigError(
             f"warmup_steps={config.warmup_steps} leaves nothing of max_steps={config.max_steps}; try warmup_steps={config.max_steps // 10}"
@@ -105,6 +112,7 @@ def check_config(config: Config) -> None:
     if config.min_learning_rate > config.learning_rate:
         raise ConfigError(f"min_learning_rate={config.min_learning_rate} is above learning_rate={config.learning_rate}")
     one_of = {"resume": ("auto", "must", "never"), "device": ("auto", "cpu", "cuda"), "wandb.mode": ("disabled", "offline", "online"),
+              "verify_data": ("fast", "full"), "on_nonfinite": ("stop", "skip", "rollback"),
               "precision.matmul": DTYPES, "precision.matrices": DTYPES}  # fmt: skip
     for key, allowed in one_of.items():
         value = config
@@ -164,7 +172,8 @@ def load_config(path: Path) -> Config:
         raise ConfigError(f"{path}: cannot be read as a run's configuration ({str(error).splitlines()[0]})") from None
     if not isinstance(node, dict) or "${" in str(node):  # an interpolation could read the environment
         raise ConfigError(f"{path}: not a resolved configuration")
-    missing = [f.name for f in fields(Config) if f.name not in node]
+    has_default = {f.name for f in fields(Config) if f.default is not MISSING or f.default_factory is not MISSING}
+    missing = [f.name for f in fields(Config) if f.name not in node and f.name not in has_default]
     if missing:
         raise ConfigError(f"{path}: the keys {', '.join(missing)} are missing")
     config = to_dataclass(node, Config)

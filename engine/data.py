@@ -60,6 +60,13 @@ def read_windows(token_file: TokenFile, windows: list[int], sequence_length: int
     return torch.from_numpy(np.stack(rows).astype(np.int64))
 
 
+def first_sample(
+    step: int, micro_step: int, global_batch_size: int, micro_batch_size: int, rank: int, world_size: int
+) -> int:
+    """Return the first sample of a rank's micro batch: in each micro step the ranks take neighbouring samples."""
+    return step * global_batch_size + (micro_step * world_size + rank) * micro_batch_size
+
+
 def micro_batches(
     windows: TrainingWindows,
     *,
@@ -70,15 +77,11 @@ def micro_batches(
     rank: int,
     world_size: int,
 ) -> Iterator[Tensor]:
-    """Yield this rank's micro batches of steps first_step ... last_step - 1, read one ahead by a thread.
-
-    In micro step m the ranks side by side take samples step * global_batch_size + m * world_size * micro_batch_size + ...
-    """
-    stride = world_size * micro_batch_size
+    """Yield this rank's micro batches of steps first_step ... last_step - 1, read one ahead by a thread."""
     starts = (
-        step * global_batch_size + start + rank * micro_batch_size
+        first_sample(step, micro_step, global_batch_size, micro_batch_size, rank, world_size)
         for step in range(first_step, last_step)
-        for start in range(0, global_batch_size, stride)
+        for micro_step in range(global_batch_size // (world_size * micro_batch_size))
     )
     pin = torch.cuda.is_available()  # pinned memory lets the copy to the GPU run beside the computation
 

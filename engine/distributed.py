@@ -31,6 +31,14 @@ class Ranks:
             dist.all_reduce(tensor)
         return tensor
 
+    def gather(self, value: Any) -> list[Any]:
+        """Return every rank's value, in the order of the ranks, on every rank."""
+        values = [value]
+        if self.world_size > 1:
+            values = [None] * self.world_size
+            dist.all_gather_object(values, value)
+        return values
+
     def agree(self, check: Callable[[], Any]) -> Any:
         """Call check on every rank and return its result; if it raises on any rank, raise the first such error on all.
 
@@ -41,12 +49,10 @@ class Ranks:
             result = check()
         except Exception as raised:
             error = raised
-        if self.world_size > 1:
-            outcomes: list[Any] = [None] * self.world_size
-            dist.all_gather_object(outcomes, None if error is None else (str(error), getattr(error, "exit_code", 1)))
-            failed = next((outcome for outcome in outcomes if outcome is not None), None)
-            if failed and not hasattr(error, "exit_code"):
-                raise RankError(*failed) from error
+        outcomes = self.gather(None if error is None else (str(error), getattr(error, "exit_code", 1)))
+        failed = next((outcome for outcome in outcomes if outcome is not None), None)
+        if self.world_size > 1 and failed and not hasattr(error, "exit_code"):
+            raise RankError(*failed) from error
         if error:
             raise error
         return result
@@ -70,11 +76,12 @@ class RankError(RuntimeError):
 
 
 @contextmanager
-def start_ranks(device: str) -> Iterator[Ranks]:
+def start_ranks(device: str, timeout_seconds: float) -> Iterator[Ranks]:
     """Join the other ranks of torchrun (NCCL on CUDA, gloo on CPU) for the time of the with-block.
 
     Args:
         device: "auto" (CUDA if there is any), "cpu" or "cuda".
+        timeout_seconds: how long to wait in a collective for a rank that does not come.
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device=cuda: this PyTorch finds no CUDA GPU; device=cpu would run")
@@ -91,7 +98,9 @@ def start_ranks(device: str) -> Iterator[Ranks]:
         torch.cuda.set_device(torch_device)
     if world_size > 1:
         dist.init_process_group(
-            "nccl" if use_cuda else "gloo", device_id=torch_device if use_cuda else None, timeout=timedelta(minutes=20)
+            "nccl" if use_cuda else "gloo",
+            device_id=torch_device if use_cuda else None,
+            timeout=timedelta(seconds=timeout_seconds),
         )
     try:
         yield Ranks(rank, local_rank, world_size, torch_device)

@@ -39,7 +39,7 @@ def run_entry(function: Callable[[Any], None], schema: type, config_name: str) -
     if is_distributed and {"-m", "--multirun"} & set(sys.argv):
         fail(
             ConfigError(
-                "--multirun under torchrun makes every rank run its own sweep; loop over torchrun commands in a shell script instead"
+                "--multirun under torchrun makes every rank run its own sweep; `python scripts/sweep.py sweeps/tiny.yaml` starts one torchrun per run (--nproc)"
             )
         )
 

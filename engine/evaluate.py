@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -53,18 +53,30 @@ class ValidationSet:
 
 @torch.no_grad()
 def evaluate(
-    loss_of: nn.Module, validation: ValidationSet, batch_size: int, ranks: Ranks, autocast: torch.autocast
-) -> dict[str, float]:
+    loss_of: nn.Module,
+    validation: ValidationSet,
+    batch_size: int,
+    ranks: Ranks,
+    autocast: torch.autocast,
+    is_interrupted: Callable[[], bool] = lambda: False,
+) -> dict[str, float] | None:
     """Return val/loss (nats per token), val/perplexity and val/bits_per_byte, equal on every rank.
+
+    Or None on every rank, if any rank was interrupted before its end: that rank skips the rest of its share.
 
     Sums are reduced, not means, so the split over batches and ranks does not matter. The end-of-text token counts
     in the loss but has no bytes: bits per byte is the cost of the text with its document boundaries.
     """
-    total = torch.zeros((), dtype=torch.float64, device=ranks.device)
+    total = torch.zeros(2, dtype=torch.float64, device=ranks.device)  # nats, interrupted ranks
     for batch in validation.batches(batch_size, ranks.rank, ranks.world_size):
+        if is_interrupted():
+            total[1] = 1
+            break
         with autocast:
-            total += loss_of(batch.to(ranks.device, non_blocking=True)).double()
-    nats = ranks.all_reduce_sum(total).item()
+            total[0] += loss_of(batch.to(ranks.device, non_blocking=True)).double()
+    nats, interrupted = ranks.all_reduce_sum(total).tolist()
+    if interrupted:
+        return None
     loss = nats / validation.n_tokens
     return {
         "val/loss": loss,

@@ -1,10 +1,14 @@
-"""Ending a run early and in order: a signal sets a flag, the loop looks at it between steps."""
+"""Ending a run early and in order: a signal sets a flag, the loop looks at it between steps and validation batches."""
 
 import os
+import select
 import signal
-from types import FrameType
+import socket
+import threading
+import time
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+ORPHAN_SECONDS = 20  # how long a rank whose launcher died may take to save
 
 
 class Preempted(RuntimeError):
@@ -14,20 +18,50 @@ class Preempted(RuntimeError):
 
 
 class Interruption:
-    """Note the first signal; the second one ends the process at once."""
+    """Note the first signal; the second one ends the process at once.
+
+    Python runs signal handlers in the main thread alone, and that may be inside a collective whose other side is gone.
+    So a thread listens: at the C level every signal writes its number into a socket. The same thread sees when torchrun
+    dies, which would leave its ranks behind without anybody to stop them.
+    """
 
     def __init__(self) -> None:
         self.received: str | None = None
 
     def __enter__(self) -> "Interruption":
-        self._previous = {s: signal.signal(s, self._note) for s in SIGNALS}
+        self._launcher = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
+        self._listening, self._signalled = socket.socketpair()
+        self._signalled.setblocking(False)
+        self._previous_fd = signal.set_wakeup_fd(self._signalled.fileno(), warn_on_full_buffer=False)
+        self._previous = {s: signal.signal(s, lambda *_: None) for s in SIGNALS}
+        threading.Thread(target=self._listen, name="signals", daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
+        signal.set_wakeup_fd(self._previous_fd)
+        self._signalled.close()  # ends the thread
 
-    def _note(self, number: int, _: FrameType | None) -> None:
+    def _listen(self) -> None:
+        orphaned_since = None
+        while True:
+            if select.select([self._listening], [], [], 1.0)[0]:
+                numbers = self._listening.recv(64)
+                if not numbers:
+                    self._listening.close()
+                    return
+                for number in numbers:
+                    if number in SIGNALS:
+                        self._note(number)
+            if self._launcher is None or os.getppid() == self._launcher:
+                continue
+            self.received = self.received or "the launcher's death"
+            orphaned_since = orphaned_since or time.monotonic()
+            if time.monotonic() - orphaned_since > ORPHAN_SECONDS:
+                os._exit(1)  # the other ranks are gone and the main thread waits for them
+
+    def _note(self, number: int) -> None:
         if self.received:
             os._exit(128 + number)  # no clean-up: the last published checkpoint is intact whatever happens
         self.received = signal.Signals(number).name

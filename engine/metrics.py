@@ -4,6 +4,7 @@ import json
 import os
 import sys
 import time
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,11 @@ from engine.config import Config
 
 
 def write_status(run_dir: Path, state: str, step: int, message: str = "") -> None:
-    """Replace status.json; state is running, done, preempted, diverged or failed."""
-    write_json_atomically(run_dir / "status.json", {"state": state, "step": step, "message": message})
+    """Replace status.json; state is running, done, preempted, diverged or failed. A full disk is a warning."""
+    try:
+        write_json_atomically(run_dir / "status.json", {"state": state, "step": step, "message": message})
+    except OSError as error:
+        print(f"warning: {run_dir}/status.json: {error}", file=sys.stderr, flush=True)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -52,6 +56,33 @@ def forget_after(run_dir: Path, step: int) -> None:
         os.replace(rewritten, path)
 
 
+class LineFile:
+    """A file that grows by whole lines; what a full disk refuses is kept and tried again with the next line."""
+
+    def __init__(self, path: Path):
+        self.path, self.refused = path, b""
+        self.descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+
+    def write(self, line: str) -> None:
+        lines = self.refused + line.encode()
+        size, written = os.fstat(self.descriptor).st_size, 0
+        try:
+            while written < len(lines):
+                written += os.write(self.descriptor, lines[written:])
+        except OSError as error:
+            if not self.refused:
+                print(f"warning: {self.path}: {error}; kept in memory, training goes on", file=sys.stderr, flush=True)
+            self.refused = lines
+            with suppress(OSError):
+                os.ftruncate(self.descriptor, size)  # no half line
+        else:
+            self.refused = b""
+
+    def close(self) -> None:
+        self.write("")
+        os.close(self.descriptor)
+
+
 class MetricsLog:
     """Append metrics to the run folder and show them; on every rank but the first it does nothing."""
 
@@ -60,7 +91,7 @@ class MetricsLog:
         self.wandb, self.file, self.bar = None, None, None
         if not is_main_process:
             return
-        self.file = (config.run_dir / "metrics.jsonl").open("a")
+        self.file = LineFile(config.run_dir / "metrics.jsonl")
         if config.wandb.mode != "disabled":
             self._start_wandb(environment)
         self.bar = tqdm(total=config.max_steps, initial=state.step, unit="step", disable=None, dynamic_ncols=True)
@@ -94,7 +125,6 @@ class MetricsLog:
             **values,
         }
         self.file.write(json.dumps(record) + "\n")
-        self.file.flush()
         self._show(step, values)
         if self.wandb:
             try:
@@ -102,6 +132,16 @@ class MetricsLog:
             except Exception as error:
                 print(f"warning: wandb is off from here ({error})", file=sys.stderr)
                 self.wandb = None
+
+    def rewind(self, step: int) -> None:
+        """Forget the steps beyond step, which will be done again."""
+        if not self.is_main_process:
+            return
+        self.file.close()
+        forget_after(self.config.run_dir, step)
+        self.file = LineFile(self.config.run_dir / "metrics.jsonl")
+        self.first_step = min(self.first_step, step)
+        self.bar.n = min(self.bar.n, step)
 
     def _show(self, step: int, values: dict[str, float | None]) -> None:
         if "val/loss" in values:
@@ -116,6 +156,8 @@ class MetricsLog:
                  f"{values['train/tokens_per_second']:,.0f} tok/s"]  # fmt: skip
         if mfu is not None:
             parts.append(f"mfu {mfu:.1%}")
+        if "train/spike" in values:
+            parts.append(f"SPIKE {values['train/spike']:.0f} deviations above the mean")
         if self.is_terminal:
             self.bar.set_postfix_str(", ".join(parts), refresh=False)
             self.bar.update(step - self.bar.n)
@@ -127,10 +169,13 @@ class MetricsLog:
             )
 
     def _print(self, line: str) -> None:
-        if self.is_terminal:
-            self.bar.write(line)
-        else:
-            print(line, flush=True)
+        try:
+            if self.is_terminal:
+                self.bar.write(line)
+            else:
+                print(line, flush=True)
+        except OSError:  # the terminal is gone, or the disk behind it full: no reason to end a run
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
     def close(self) -> None:
         if self.file:

@@ -1,4 +1,4 @@
-"""The two arms, by name: the one file of the engine that knows which models there are.
+"""The models, by name: the one file of the engine that knows which there are.
 
 The contract: a model module has a dataclass `Config` and a class `Transformer(config)` with
     model.config
@@ -14,12 +14,19 @@ from typing import Any
 
 import torch
 
+import ablations.gpt_qknorm
+import ablations.ngpt_variants
 import gpt.model
 import ngpt.model
 from engine.entry import ConfigError, to_dataclass
 from ngpt.normalization import Scale
 
-MODELS: dict[str, ModuleType] = {"gpt": gpt.model, "ngpt": ngpt.model}
+MODELS: dict[str, ModuleType] = {
+    "gpt": gpt.model,
+    "ngpt": ngpt.model,
+    "gpt_qknorm": ablations.gpt_qknorm,  # control arm
+    "ngpt_ablation": ablations.ngpt_variants,
+}
 MODEL_SCHEMAS = tuple(module.Config for module in MODELS.values())
 
 
@@ -27,9 +34,14 @@ def model_config(node: dict[str, Any]) -> Any:
     """Return the model's own Config from the configuration's `model` node; raise ConfigError for what cannot be."""
     node = dict(node)
     name = node.pop("name", None)
-    if name not in MODELS:
+    if not isinstance(name, str) or name not in MODELS:
         raise ConfigError(f"model.name={name}: there are: {', '.join(MODELS)}")
-    config = to_dataclass(node, MODELS[name].Config)
+    try:
+        config = to_dataclass(node, MODELS[name].Config)
+    except ConfigError:
+        raise
+    except ValueError as error:  # of a Config that checks its own fields
+        raise ConfigError(f"model.{error}") from None
     for field in fields(config):
         value = getattr(config, field.name)
         if (

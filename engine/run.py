@@ -16,6 +16,7 @@ from corpus.token_file import TokenFile, open_token_file, token_byte_lengths, wr
 from engine.accounting import count_parameters, flops_per_token
 from engine.checkpoint import (
     CheckpointError,
+    check_free_space,
     checkpoint_step,
     find_checkpoint,
     list_checkpoints,
@@ -31,6 +32,7 @@ from engine.entry import ConfigError
 from engine.evaluate import ValidationSet
 from engine.metrics import forget_after, read_json, write_status
 from engine.models import build_model
+from engine.run_lock import RunLock
 
 
 @dataclass
@@ -71,19 +73,25 @@ def open_data(config: Config) -> RunData:
     )
 
 
-def open_run_folder(config: Config, data: RunData) -> Path | None:
+def open_run_folder(config: Config, data: RunData, lock: RunLock) -> Path | None:
     """Make or reopen the run's folder and return the checkpoint to continue from, None to begin; called on rank 0.
 
     What happens, in this order:
-    1. resume=never sets an existing folder aside under another name: nothing is deleted.
-    2. An existing folder must have been started with the same configuration and data.
-    3. Damaged checkpoints are set aside; the newest intact one is taken.
-    4. Metrics beyond it are moved away, for these steps will be done again.
+    1. The folder is locked: only one job writes a run.
+    2. resume=never sets an existing folder aside under another name: nothing is deleted.
+    3. An existing folder must have been started with the same configuration and data.
+    4. Damaged checkpoints are set aside; the newest intact one is taken.
+    5. Metrics beyond it are moved away, for these steps will be done again.
     """
     folder = config.run_dir
-    if config.resume == "never" and folder.exists():
+    is_new = not folder.exists()
+    if is_new and config.resume == "must":
+        raise CheckpointError(f"{folder}: resume=must, but there is no such run; resume=auto would start it")
+    lock.acquire(folder)
+    if config.resume == "never" and not is_new:
         number = next(n for n in range(1, 10_000) if not folder.with_name(f"{folder.name}.replaced-{n}").exists())
         folder.rename(folder.with_name(f"{folder.name}.replaced-{number}"))
+        lock.acquire(folder)
     if (folder / "config.yaml").exists():
         changes = difference(load_config(folder / "config.yaml"), config)
         if changes:
@@ -105,7 +113,8 @@ def open_run_folder(config: Config, data: RunData) -> Path | None:
 def write_run_folder(config: Config, ranks: Ranks, data: RunData, model: torch.nn.Module, step: int) -> dict[str, Any]:
     """Write what explains the run, and return the environment; called on rank 0 once everything is known to fit."""
     folder = config.run_dir
-    folder.mkdir(parents=True, exist_ok=True)
+    # fp32 weights and two moments, and the next checkpoint before the one before it is deleted.
+    check_free_space(folder, 2 * 3 * 4 * sum(p.numel() for p in model.parameters()))
     environment = describe_environment(config, ranks, data, model)
     save_config(config, folder / "config.yaml")
     write_json_atomically(folder / "environment.json", environment)

@@ -1,8 +1,6 @@
 """The training loop. It does not know which model it trains."""
 
-import json
 import math
-import os
 import sys
 import time
 from collections.abc import Iterator
@@ -12,24 +10,28 @@ import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from corpus.manifest import MANIFEST_NAME
-from engine.accounting import describe_run, flops_per_token, peak_flops
-from engine.checkpoint import TrainerState, load_model, load_optimizer, load_trainer_state, save_checkpoint
-from engine.config import Config, check_batch, check_config
-from engine.data import TrainingWindows, micro_batches
-from engine.distributed import Ranks, start_ranks
+from engine.accounting import flops_per_token, peak_flops
+from engine.checkpoint import (
+    TrainerState,
+    find_checkpoint,
+    load_model,
+    load_optimizer,
+    load_trainer_state,
+    take_snapshot,
+)
+from engine.checkpoint_writer import CheckpointWriter
+from engine.config import Config
+from engine.data import TrainingWindows, first_sample, micro_batches
+from engine.distributed import Ranks
 from engine.evaluate import evaluate
 from engine.interruption import Interruption, Preempted
 from engine.loss import NextTokenLoss
 from engine.metrics import MetricsLog, write_status
-from engine.models import build_model
+from engine.models import build_model, max_norm_deviation, scale_means
 from engine.optimizer import build_optimizer, set_learning_rate
-from engine.run import RunData, open_data, open_run_folder, write_run_folder
+from engine.run import RunData
 from engine.schedule import learning_rate_at
-
-
-class Diverged(RuntimeError):
-    exit_code = 5
+from engine.stability import Diverged, check_norms, note_loss, record_event
 
 
 class Trainer:
@@ -42,11 +44,12 @@ class Trainer:
         self.raw_model = build_model(config.model, config.precision.matrices).to(ranks.device)
         self.optimizer = build_optimizer(self.raw_model, config)
         self.state = TrainerState(step=0, train_seconds=0.0, wandb_id=None)
+        self.resumed_at = 0
         if checkpoint:
-            self.state = load_trainer_state(checkpoint)
-            load_model(checkpoint, self.raw_model)
-            load_optimizer(checkpoint, self.raw_model, self.optimizer)
-        self.resumed_at = self.state.step
+            self.restore(checkpoint)
+        self.windows = TrainingWindows(data.train, config.model["sequence_length"], config.seed)
+        self.batches = self.read_batches()
+        self.writer = CheckpointWriter(config.run_dir / "checkpoints", config.keep_checkpoints, config.keep_every)
 
         self.autocast = torch.autocast(
             ranks.device.type, dtype=torch.bfloat16, enabled=config.precision.matmul == "bfloat16"
@@ -73,33 +76,61 @@ class Trainer:
         with self.autocast, torch.no_grad():
             self.loss_of(windows)
 
+    def restore(self, checkpoint: Path) -> None:
+        """Take weights, optimizer state and standing from a checkpoint, in place."""
+        vars(self.state).update(vars(load_trainer_state(checkpoint)))
+        load_model(checkpoint, self.raw_model)
+        load_optimizer(checkpoint, self.raw_model, self.optimizer)
+        self.resumed_at = self.state.step
+
+    def read_batches(self) -> Iterator[Tensor]:
+        """Yield this rank's micro batches from the present step on."""
+        config, ranks, skipped = self.config, self.ranks, self.state.skipped_batches
+        return micro_batches(
+            self.windows, first_step=self.state.step + skipped, last_step=config.max_steps + skipped,
+            global_batch_size=config.global_batch_size, micro_batch_size=config.micro_batch_size,
+            rank=ranks.rank, world_size=ranks.world_size,
+        )  # fmt: skip
+
     def run(self, log: MetricsLog, interruption: Interruption) -> None:
         """Train to max_steps. Validation and saving come before the step, so step counts what has been done."""
         config, state = self.config, self.state
-        windows = TrainingWindows(self.data.train, config.model["sequence_length"], config.seed)
-        batches = micro_batches(
-            windows, first_step=state.step, last_step=config.max_steps, global_batch_size=config.global_batch_size,
-            micro_batch_size=config.micro_batch_size, rank=self.ranks.rank, world_size=self.ranks.world_size,
-        )  # fmt: skip
         stop, logged = False, (state.step, state.train_seconds)
         while True:
             is_last = state.step == config.max_steps
-            is_new = state.step > self.resumed_at or state.step == 0  # a resumed step was validated before it was saved
-            if is_new and (state.step % config.eval_interval == 0 or is_last):
-                values = evaluate(
-                    self.loss_of, self.data.validation, config.micro_batch_size, self.ranks, self.autocast
-                )
-                log.log(state.step, state.train_seconds, values)
-            if is_new and state.step > 0 and (state.step % config.checkpoint_interval == 0 or is_last or stop):
-                self.save(log)
-            if is_last:
-                return
+            is_new = state.step > self.resumed_at  # a resumed step is on disk already, and was validated before
+            is_due = (is_new or state.step == 0) and (state.step % config.eval_interval == 0 or is_last)
+            if is_due or state.evaluation_pending:
+                self.validate(log, interruption)
+                stop = stop or state.evaluation_pending
+            if is_new and (state.step % config.checkpoint_interval == 0 or is_last or stop):
+                self.save()
+            if stop or is_last:
+                self.ranks.agree(lambda: self.ranks.is_main_process and self.writer.wait())
             if stop:
                 raise Preempted(f"stopped by a signal and saved at step {state.step}; the same command continues")
-            values, stop = self.train_step(batches, interruption)
-            if state.step % config.log_interval == 0 or state.step == config.max_steps:
+            if is_last:
+                return
+            values, stop = self.train_step(interruption)
+            if not values:  # the step was skipped, or steps were taken back
+                logged = (state.step, state.train_seconds)
+                log.rewind(state.step)
+            elif state.step % config.log_interval == 0 or state.step == config.max_steps or "train/spike" in values:
                 log.log(state.step, state.train_seconds, values | self.speed_since(logged))
                 logged = (state.step, state.train_seconds)
+
+    def validate(self, log: MetricsLog, interruption: Interruption) -> None:
+        """Evaluate and log; a signal puts it off to the next session. Raise Diverged for a matrix off the sphere."""
+        values = evaluate(self.loss_of, self.data.validation, self.config.micro_batch_size, self.ranks, self.autocast,
+                          lambda: interruption.received is not None)  # fmt: skip
+        self.state.evaluation_pending = values is None
+        if values is None:
+            return
+        deviation = max_norm_deviation(self.raw_model)
+        values |= {f"scale/{name}": mean for name, mean in scale_means(self.raw_model).items()}
+        values |= {} if deviation is None else {"train/max_norm_deviation": deviation}
+        log.log(self.state.step, self.state.train_seconds, values)
+        check_norms(deviation, self.config.precision.matrices)
 
     def speed_since(self, earlier: tuple[int, float]) -> dict[str, float | None]:
         """Return tokens/s and MFU of the steps since an earlier (step, train_seconds)."""
@@ -109,106 +140,101 @@ class Trainer:
         mfu = rate * flops_per_token(self.raw_model) / (peak * self.ranks.world_size) if peak else None
         return {"train/tokens_per_second": rate, "train/mfu": mfu}
 
-    def train_step(self, batches: Iterator[Tensor], interruption: Interruption) -> tuple[dict[str, float], bool]:
+    def train_step(self, interruption: Interruption) -> tuple[dict[str, float], bool]:
         """Do one optimizer step; return its metrics and whether any rank was asked to stop.
 
-        Raises:
-            Diverged: the loss or the gradient norm is not finite; the weights are still those before the step.
+        No metrics come from a step that was skipped or rolled back because its numbers were not finite.
         """
-        config, ranks = self.config, self.ranks
+        config, ranks, state = self.config, self.ranks, self.state
         started = time.perf_counter()
-        learning_rate = learning_rate_at(self.state.step, max_steps=config.max_steps, peak=config.learning_rate,
+        learning_rate = learning_rate_at(state.step, max_steps=config.max_steps, peak=config.learning_rate,
                                          minimum=config.min_learning_rate, warmup_steps=config.warmup_steps)  # fmt: skip
         set_learning_rate(self.optimizer, learning_rate)
         accumulation_steps = config.global_batch_size // (config.micro_batch_size * ranks.world_size)
-        loss_sum = torch.zeros((), dtype=torch.float64, device=ranks.device)
+        losses = []  # of the micro batches, summed over tokens
         for micro_step in range(accumulation_steps):
-            windows = next(batches).to(ranks.device, non_blocking=True)
+            windows = next(self.batches).to(ranks.device, non_blocking=True)
             if ranks.world_size > 1:  # gradients need to meet only once per step
                 self.model.require_backward_grad_sync = micro_step == accumulation_steps - 1
             with self.autocast:
                 loss = self.model(windows)
             # DDP averages over ranks; so divided, the gradient is that of the global batch's mean.
             (loss * (ranks.world_size / config.tokens_per_step)).backward()
-            loss_sum += loss.detach()
+            losses.append(loss.detach().double())
         grad_norm = torch.nn.utils.clip_grad_norm_(self.raw_model.parameters(), config.grad_clip or math.inf)
         asked = torch.tensor(float(interruption.received is not None), dtype=torch.float64, device=ranks.device)
-        loss_sum, asked = ranks.all_reduce_sum(torch.stack((loss_sum, asked))).tolist()
+        loss_sum, asked = ranks.all_reduce_sum(torch.stack((torch.stack(losses).sum(), asked))).tolist()
         loss, grad_norm = loss_sum / config.tokens_per_step, grad_norm.item()
-        if not (
-            math.isfinite(loss) and math.isfinite(grad_norm)
-        ):  # the same numbers, and so the same decision, on every rank
-            raise Diverged(
-                f"step {self.state.step + 1}: loss {loss}, gradient norm {grad_norm}; try a lower learning_rate than {config.learning_rate:g}"
-            )
+        # The same numbers on every rank, and so the same decision.
+        if not (math.isfinite(loss) and math.isfinite(grad_norm)):
+            self.optimizer.zero_grad(set_to_none=True)
+            state.train_seconds += time.perf_counter() - started
+            self.leave_out(losses, f"loss {loss}, gradient norm {grad_norm}")
+            return {}, asked > 0
         self.optimizer.step()
         self.raw_model.post_optimizer_step()
         self.optimizer.zero_grad(set_to_none=True)
 
-        self.state.step += 1
-        self.state.train_seconds += time.perf_counter() - started
-        return {"train/loss": loss, "train/learning_rate": learning_rate, "train/grad_norm": grad_norm}, asked > 0
+        state.step += 1
+        state.train_seconds += time.perf_counter() - started
+        values = {"train/loss": loss, "train/learning_rate": learning_rate, "train/grad_norm": grad_norm}
+        spike = note_loss(state, loss)
+        if spike is not None:
+            values["train/spike"] = spike
+            if ranks.is_main_process:
+                record_event(config.run_dir, state.step, "spike", loss=loss, mean=state.loss_mean, deviations=spike)
+        return values, asked > 0
 
-    def save(self, log: MetricsLog) -> None:
-        """Save on rank 0; the others wait, and share its error if there is one."""
-        folder = self.config.run_dir / "checkpoints"
+    def leave_out(self, losses: list[Tensor], numbers: str) -> None:
+        """Skip a step whose numbers are not finite, or go back to before it, as on_nonfinite says; the update was not done.
+
+        Raises:
+            Diverged: on_nonfinite=stop, or it has happened too often, or there is no checkpoint to go back to.
+        """
+        config, ranks, state = self.config, self.ranks, self.state
+        failed_step, batch, events = state.step, state.step + state.skipped_batches, state.nonfinite_events
+        culprits = [m for m, loss in enumerate(losses) if not math.isfinite(loss)]
+        samples = [
+            first_sample(batch, m, config.global_batch_size, config.micro_batch_size, ranks.rank, ranks.world_size) + i
+            for m in culprits
+            for i in range(config.micro_batch_size)
+        ]
+        windows = sum(ranks.gather([self.windows.window_of(sample) for sample in samples]), [])
+        what = f"step {failed_step + 1}: {numbers}"
+        if ranks.is_main_process:
+            record_event(config.run_dir, failed_step + 1, "nonfinite", numbers=numbers, action=config.on_nonfinite,
+                         windows=windows or "all of the batch", batch=batch)  # fmt: skip
+        if config.on_nonfinite == "stop":
+            raise Diverged(f"{what}; try a lower learning_rate than {config.learning_rate:g}, or on_nonfinite=skip")
+        if events >= config.max_nonfinite:
+            raise Diverged(f"{what}; and {events} times before (max_nonfinite={config.max_nonfinite})")
+        if config.on_nonfinite == "skip":
+            state.step += 1
+        else:
+            checkpoint = ranks.on_main(self.newest_checkpoint)
+            if checkpoint is None:
+                raise Diverged(f"{what}; there is no checkpoint to go back to yet")
+            seconds = state.train_seconds
+            ranks.agree(lambda: self.restore(checkpoint))
+            state.train_seconds = seconds  # they were spent
+            # From here on the batches that follow the bad one: those before it would lead to it again.
+            state.skipped_batches = batch + 1 - state.step
+            self.batches = self.read_batches()
+        state.nonfinite_events = events + 1
+        if ranks.is_main_process:
+            print(f"warning: {what}; on_nonfinite={config.on_nonfinite}: at step {state.step}", file=sys.stderr)
+
+    def newest_checkpoint(self) -> Path | None:
+        self.writer.wait()
+        return find_checkpoint(self.writer.folder)
+
+    def save(self) -> None:
+        """Copy the state on rank 0 and let it be written; an error of rank 0 is every rank's."""
         self.ranks.agree(
             lambda: (
                 self.ranks.is_main_process
-                and save_checkpoint(folder, self.raw_model, self.optimizer, self.state, self.config.keep_checkpoints)
+                and self.writer.save(take_snapshot(self.raw_model, self.optimizer, self.state))
             )
         )
         if self.ranks.is_main_process:
             write_status(self.config.run_dir, "running", self.state.step)
-
-
-def train(config: Config) -> None:
-    """Train a configuration from its beginning, or from its newest checkpoint, to its last step.
-
-    Every check comes before the first step and every rank leaves with the same error.
-    """
-    check_config(config)
-    with start_ranks(config.device) as ranks, Interruption() as interruption:
-        ranks.agree(lambda: check_batch(config, ranks.world_size))
-        data = ranks.agree(lambda: open_data(config))
-        checkpoint = ranks.on_main(lambda: open_run_folder(config, data))
-        trainer = ranks.agree(lambda: Trainer(config, ranks, data, checkpoint))
-        if trainer.state.step == config.max_steps:
-            if ranks.is_main_process:
-                print(
-                    f"{config.run_dir}: all {config.max_steps:,} steps are done; resume=never or another run_name trains again"
-                )
-            return
-        environment = ranks.on_main(
-            lambda: write_run_folder(config, ranks, data, trainer.raw_model, trainer.state.step)
-        )
-        log = MetricsLog(config, trainer.state, ranks.is_main_process, environment)
-        outcome, message = "failed", ""
-        try:
-            trainer.run(log, interruption)
-            outcome = "done"
-        except (Exception, KeyboardInterrupt) as error:
-            outcome = {Preempted: "preempted", Diverged: "diverged"}.get(type(error), "failed")
-            message = f"{type(error).__name__}: {error}"
-            if outcome == "failed" and not ranks.is_main_process:  # the entry speaks for the first rank alone
-                print(f"rank {ranks.rank}: {message}", file=sys.stderr, flush=True)
-            raise
-        finally:
-            log.close()
-            if ranks.is_main_process:
-                write_status(config.run_dir, outcome, trainer.state.step, message)
-
-
-def print_plan(config: Config) -> None:
-    """Print, as JSON, what a run would be, without starting it; raise as the run would for what cannot be."""
-    check_config(config)
-    world_size = int(os.environ.get("WORLD_SIZE", "1"))
-    check_batch(config, world_size)
-    has_data = (Path(config.data.dir) / MANIFEST_NAME).exists()
-    train_tokens = open_data(config).manifest.splits["train"].tokens if has_data else config.data.expected.train_tokens
-    if os.environ.get("RANK", "0") == "0":
-        print(
-            json.dumps(
-                describe_run(config, build_model(config.model, device="meta"), world_size, train_tokens), indent=2
-            )
-        )

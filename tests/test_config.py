@@ -4,11 +4,10 @@ import json
 import re
 
 import pytest
-from hydra import compose, initialize_config_dir
-from training import ROOT, SMALL, error_line, run
+from training import ROOT, SMALL, composed, error_line, run
 
-from engine.config import Config, check_batch, check_config, difference, load_config, save_config
-from engine.entry import CONFIG_DIR, ConfigError, to_dataclass
+from engine.config import check_batch, difference, load_config, save_config
+from engine.entry import ConfigError
 from engine.models import build_model
 
 EXPERIMENTS = sorted(path.stem for path in (ROOT / "configs/experiment").glob("*.yaml"))
@@ -16,13 +15,6 @@ EXPERIMENTS = sorted(path.stem for path in (ROOT / "configs/experiment").glob("*
 
 def choices(group: str) -> list[str]:
     return sorted(path.stem for path in (ROOT / "configs" / group).glob("*.yaml"))
-
-
-def composed(*overrides: str) -> Config:
-    with initialize_config_dir(CONFIG_DIR, version_base="1.3"):
-        config = to_dataclass(compose("train", [*overrides]), Config)
-    check_config(config)
-    return config
 
 
 @pytest.mark.parametrize("model", ["gpt", "ngpt"])

@@ -16,7 +16,8 @@ from engine.checkpoint import (
     list_checkpoints,
     load_model,
     load_optimizer,
-    save_checkpoint,
+    take_snapshot,
+    write_checkpoint,
 )
 from engine.data import TrainingWindows, epoch_order, micro_batches
 from engine.evaluate import ValidationSet
@@ -137,9 +138,9 @@ def trained():
     return model, optimizer
 
 
-def saved(folder, trained, steps=(10, 20, 30), keep=5):
+def saved(folder, trained, steps=(10, 20, 30), keep=5, keep_every=None):
     for step in steps:
-        save_checkpoint(folder, *trained, TrainerState(step, 1.5, None), keep)
+        write_checkpoint(folder, take_snapshot(*trained, TrainerState(step, 1.5, None)), keep, keep_every)
     return folder
 
 
@@ -241,6 +242,7 @@ def test_generation_is_greedy_decoding_of_the_full_forward_and_never_draws_paddi
 def test_interruption_notes_the_first_signal_and_gives_the_handlers_back():
     import os
     import signal
+    import time
 
     before = signal.getsignal(signal.SIGUSR2)
     with Interruption() as interruption:

@@ -8,7 +8,9 @@ import time
 
 import pytest
 import torch
-from training import ROOT, SMALL, command, environment, error_line, metrics, run, tensors
+from training import ROOT, SMALL, assert_same, command, environment, error_line, metrics, run, tensors
+
+from corpus.manifest import TOKENIZER_NAME
 
 ARMS = ("gpt", "ngpt")
 
@@ -16,13 +18,6 @@ ARMS = ("gpt", "ngpt")
 def train(docs, folder, name, *overrides, **options):
     run("train.py", *SMALL, f"data.dir={docs}", f"out_dir={folder}", f"run_name={name}", *overrides, **options)
     return folder / name
-
-
-def assert_same(a, b, step=12):
-    left, right = tensors(a, step), tensors(b, step)
-    assert left.keys() == right.keys() and len(left) > 20
-    different = [name for name in left if not torch.equal(left[name], right[name])]
-    assert not different, different
 
 
 @pytest.mark.parametrize("arm", ARMS)
@@ -96,7 +91,15 @@ def test_the_run_folder_explains_itself(docs, tmp_path):
     (folder,) = tmp_path.iterdir()
     assert folder.name == "ngpt-tiny-1k-docs-12steps-lr0.01-fp32-seed1337"
     names = {p.name for p in folder.iterdir()}
-    assert names == {"config.yaml", "environment.json", "metrics.jsonl", "status.json", "checkpoints", "tiktoken.json"}
+    assert names == {
+        "config.yaml",
+        "environment.json",
+        "metrics.jsonl",
+        "status.json",
+        "checkpoints",
+        TOKENIZER_NAME,
+        "run.lock",
+    }
     assert sorted(p.name for p in (folder / "checkpoints").iterdir()) == ["step-00000006", "step-00000012"]
     assert json.loads((folder / "status.json").read_text()) == {"state": "done", "step": 12, "message": ""}
     environment_ = json.loads((folder / "environment.json").read_text())

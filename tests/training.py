@@ -6,6 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+from hydra import compose, initialize_config_dir
+
+from engine.config import Config, check_config
+from engine.entry import CONFIG_DIR, to_dataclass
+
 ROOT = Path(__file__).parent.parent
 
 # 2 layers, 32 channels: a step takes some milliseconds.
@@ -14,6 +19,14 @@ SMALL = [
     "global_batch_size=8", "micro_batch_size=8", "learning_rate=0.01", "warmup_steps=0", "max_steps=12", "eval_interval=6",
     "eval_windows=20", "log_interval=1", "checkpoint_interval=6", "device=cpu",
 ]  # fmt: skip
+
+
+def composed(*overrides: str) -> Config:
+    """Return the configuration of a command line, to be trained in this process."""
+    with initialize_config_dir(CONFIG_DIR, version_base="1.3"):
+        config = to_dataclass(compose("train", [*overrides]), Config)
+    check_config(config)
+    return config
 
 
 def environment(**changes: str) -> dict[str, str]:
@@ -60,3 +73,13 @@ def tensors(run_dir: Path, step: int) -> dict:
 
     folder = run_dir / "checkpoints" / f"step-{step:08d}"
     return load_file(folder / "model.safetensors") | load_file(folder / "optimizer.safetensors")
+
+
+def assert_same(a: Path, b: Path, step: int = 12) -> None:
+    """Check that two runs' weights and optimizer states are equal bit for bit."""
+    import torch
+
+    left, right = tensors(a, step), tensors(b, step)
+    assert left.keys() == right.keys() and len(left) > 20
+    different = [name for name in left if not torch.equal(left[name], right[name])]
+    assert not different, different

@@ -1,0 +1,72 @@
+"""One session of a run: from a configuration to done, preempted, diverged or failed."""
+
+import json
+import os
+import sys
+from contextlib import closing
+from pathlib import Path
+
+from corpus.manifest import MANIFEST_NAME
+from engine.accounting import describe_run
+from engine.config import Config, check_batch, check_config
+from engine.distributed import start_ranks
+from engine.interruption import Interruption, Preempted
+from engine.metrics import MetricsLog, write_status
+from engine.models import build_model
+from engine.run import open_data, open_run_folder, write_run_folder
+from engine.run_lock import RunLock
+from engine.stability import Diverged
+from engine.trainer import Trainer
+
+
+def train(config: Config) -> None:
+    """Train a configuration from its beginning, or from its newest checkpoint, to its last step.
+
+    Every check comes before the first step and every rank leaves with the same error.
+    """
+    check_config(config)
+    lock = RunLock()
+    with start_ranks(config.device, config.timeout_seconds) as ranks, Interruption() as interruption, closing(lock):
+        ranks.agree(lambda: check_batch(config, ranks.world_size))
+        data = ranks.agree(lambda: open_data(config))
+        checkpoint = ranks.on_main(lambda: open_run_folder(config, data, lock))
+        trainer = ranks.agree(lambda: Trainer(config, ranks, data, checkpoint))
+        if trainer.state.step == config.max_steps and not trainer.state.evaluation_pending:
+            if ranks.is_main_process:
+                print(
+                    f"{config.run_dir}: all {config.max_steps:,} steps are done; resume=never or another run_name trains again"
+                )
+            return
+        environment = ranks.on_main(
+            lambda: write_run_folder(config, ranks, data, trainer.raw_model, trainer.state.step)
+        )
+        log = MetricsLog(config, trainer.state, ranks.is_main_process, environment)
+        outcome, message = "failed", ""
+        try:
+            trainer.run(log, interruption)
+            outcome = "done"
+        except (Exception, KeyboardInterrupt) as error:
+            outcome = {Preempted: "preempted", Diverged: "diverged"}.get(type(error), "failed")
+            message = f"{type(error).__name__}: {error}"
+            if outcome == "failed" and not ranks.is_main_process:  # the entry speaks for the first rank alone
+                print(f"rank {ranks.rank}: {message}", file=sys.stderr, flush=True)
+            raise
+        finally:
+            log.close()
+            if ranks.is_main_process:
+                write_status(config.run_dir, outcome, trainer.state.step, message)
+
+
+def print_plan(config: Config) -> None:
+    """Print, as JSON, what a run would be, without starting it; raise as the run would for what cannot be."""
+    check_config(config)
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    check_batch(config, world_size)
+    has_data = (Path(config.data.dir) / MANIFEST_NAME).exists()
+    train_tokens = open_data(config).manifest.splits["train"].tokens if has_data else config.data.expected.train_tokens
+    if os.environ.get("RANK", "0") == "0":
+        print(
+            json.dumps(
+                describe_run(config, build_model(config.model, device="meta"), world_size, train_tokens), indent=2
+            )
+        )
