@@ -25,7 +25,6 @@ class Config:
     # Every learned scale starts at its init and is stored at its scale; None is 1/sqrt(n_embd) (sections 2.5, 2.6).
     alpha_init: float = 0.05
     alpha_scale: float | None = None
-    qk_norm: bool = True
     sqk_init: float = 1.0
     sqk_scale: float | None = None
     su_init: float = 1.0
@@ -45,7 +44,6 @@ class Attention(nn.Module):
         self.k_proj = nn.Linear(C, C, bias=False)
         self.v_proj = nn.Linear(C, C, bias=False)
         self.o_proj = nn.Linear(C, C, bias=False)
-        self.qk_norm = config.qk_norm
         self.sqk = Scale(C, config.sqk_init, config.sqk_scale or C**-0.5)
 
     def forward(self, x: Tensor, rotary: Tensor) -> Tensor:
@@ -53,10 +51,8 @@ class Attention(nn.Module):
         q = apply_rotary(self.q_proj(x).view(heads).transpose(1, 2), rotary)  # (B, H, T, K)
         k = apply_rotary(self.k_proj(x).view(heads).transpose(1, 2), rotary)
         v = self.v_proj(x).view(heads).transpose(1, 2)
-        if self.qk_norm:
-            q, k = normalize(q), normalize(k)
         sqk = self.sqk().view(self.n_head, 1, self.head_dim)
-        q, k = sqk * q, sqk * k  # eq. 15, 16
+        q, k = sqk * normalize(q), sqk * normalize(k)  # eq. 15, 16
         y = causal_attention(q, k, v, scale=self.head_dim**0.5)  # section 2.3.2
         return self.o_proj(y.transpose(1, 2).reshape(x.shape))
 
