@@ -182,7 +182,10 @@ class MetricsLog:
             self.bar.close()
             self.file.close()
         if self.wandb:
-            self.wandb.finish()
+            try:
+                self.wandb.finish()
+            except Exception as error:
+                print(f"warning: wandb did not finish ({error})", file=sys.stderr)
 
 
 def format_seconds(seconds: float) -> str:

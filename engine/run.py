@@ -86,7 +86,9 @@ def open_run_folder(config: Config, data: RunData, lock: RunLock) -> Path | None
     folder = config.run_dir
     is_new = not folder.exists()
     if is_new and config.resume == "must":
-        raise CheckpointError(f"{folder}: resume=must, but there is no such run; resume=auto would start it")
+        raise CheckpointError(
+            f"{folder}: resume=must, but there is no checkpoint: no such run; resume=auto would start it"
+        )
     lock.acquire(folder)
     if config.resume == "never" and not is_new:
         number = next(n for n in range(1, 10_000) if not folder.with_name(f"{folder.name}.replaced-{n}").exists())

@@ -7,6 +7,7 @@ from contextlib import closing
 from pathlib import Path
 
 from corpus.manifest import MANIFEST_NAME
+from corpus.token_file import verify_token_files
 from engine.accounting import describe_run
 from engine.config import Config, check_batch, check_config
 from engine.distributed import start_ranks
@@ -29,6 +30,7 @@ def train(config: Config) -> None:
     with start_ranks(config.device, config.timeout_seconds) as ranks, Interruption() as interruption, closing(lock):
         ranks.agree(lambda: check_batch(config, ranks.world_size))
         data = ranks.agree(lambda: open_data(config))
+        ranks.on_main(lambda: verify_token_files(config.data.dir, data.manifest, full=config.verify_data == "full"))
         checkpoint = ranks.on_main(lambda: open_run_folder(config, data, lock))
         trainer = ranks.agree(lambda: Trainer(config, ranks, data, checkpoint))
         if trainer.state.step == config.max_steps and not trainer.state.evaluation_pending:

@@ -108,7 +108,10 @@ class Trainer:
             if stop or is_last:
                 self.ranks.agree(lambda: self.ranks.is_main_process and self.writer.wait())
             if stop:
-                raise Preempted(f"stopped by a signal and saved at step {state.step}; the same command continues")
+                done = f"saved at step {state.step}" if state.step else "before the first step"
+                raise Preempted(
+                    f"stopped by {interruption.received or 'a signal to another rank'}, {done}; the same command continues"
+                )
             if is_last:
                 return
             values, stop = self.train_step(interruption)

@@ -79,3 +79,12 @@ def test_files_and_functions_stay_small():
                 if isinstance(node, ast.FunctionDef):
                     length = node.end_lineno - node.lineno + 1
                     assert length <= 70, f"{path.relative_to(ROOT)}: {node.name} has {length} lines"
+
+
+def test_every_test_that_the_documents_name_exists():
+    defined = {
+        name for path in (ROOT / "tests").glob("test_*.py") for name in re.findall(r"def (test_\w+)", path.read_text())
+    }
+    for page in (ROOT / "docs").glob("*.md"):
+        named = set(re.findall(r"\btest_\w{8,}(?!\.py)\b", page.read_text()))
+        assert named <= defined, f"{page.name}: {sorted(named - defined)}"

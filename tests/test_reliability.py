@@ -5,8 +5,10 @@ import json
 import os
 import pickle
 import resource
+import shutil
 import signal
 import subprocess
+import sys
 import threading
 import time
 
@@ -20,6 +22,7 @@ import engine.checkpoint_writer
 import engine.evaluate
 import engine.loss
 import engine.trainer
+from corpus.manifest import DataError
 from engine.checkpoint import (
     CheckpointError,
     TrainerState,
@@ -420,3 +423,55 @@ def test_a_console_that_is_full_or_gone_does_not_end_a_run(docs, tmp_path):
     while status(tmp_path / "gone")["state"] == "running" and time.monotonic() < deadline:
         time.sleep(0.1)
     assert status(tmp_path / "gone")["state"] == "done"
+
+
+@pytest.mark.parametrize("fails_in", ["import", "init", "log"])
+def test_a_tracker_that_fails_is_one_warning(fails_in, docs, tmp_path, monkeypatch, capsys):
+    class Tracker:
+        id = "abc"
+
+        def define_metric(self, *_, **__):
+            pass
+
+        def log(self, *_):
+            raise ConnectionError("the network is cut")
+
+        def finish(self):
+            pass
+
+    def init(**_):
+        if fails_in == "init":
+            raise ConnectionError("the network is cut")
+        return Tracker()
+
+    stub = None if fails_in == "import" else type("wandb", (), {"init": staticmethod(init)})
+    monkeypatch.setitem(sys.modules, "wandb", stub)
+    folder = here(docs, tmp_path, "x", "wandb.mode=online")
+    assert capsys.readouterr().err.count("warning: wandb is off") == 1
+    assert sorted(metrics(folder, "train/loss")) == list(range(1, 13))
+
+
+@pytest.mark.slow
+def test_secrets_are_not_written(docs, tmp_path):
+    secrets = {"WANDB_API_KEY": "5ec2e7" * 7, "HF_TOKEN": "hf_notforprint", "AWS_SECRET_ACCESS_KEY": "notforprint"}
+    words = arguments(docs, tmp_path, "x", "wandb.mode=offline")
+    done = subprocess.run(
+        command("train.py", *words), cwd=ROOT, env=environment(**secrets), capture_output=True, check=True
+    )
+    written = done.stdout + done.stderr + b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+    assert not [name for name, secret in secrets.items() if secret.encode() in written]
+
+
+# Data
+
+
+def test_a_flipped_bit_in_the_data_is_found(docs, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(docs, data)
+    content = bytearray((data / "train.bin").read_bytes())
+    content[-1000] ^= 2
+    (data / "train.bin").write_bytes(content)
+    for verify in ("fast", "full"):  # of a file this small the fast check reads every block
+        with pytest.raises(DataError, match="train.bin: its contents have changed"):
+            here(data, tmp_path, "x", f"verify_data={verify}")
+    assert not (tmp_path / "x").exists()
