@@ -74,7 +74,8 @@ def add_legend(figure, axes, handles=None) -> None:
     """Put the legend above the axes, where it can hide no data."""
     handles = handles or axes.get_legend_handles_labels()[0]
     longest = max(len(handle.get_label()) for handle in handles)
-    figure.legend(handles=handles, loc="outside upper center", ncols=2 if longest > 18 else 4, fontsize=11)
+    columns = max(1, min(4, int(10 * figure.get_figwidth()) // (longest + 6)))
+    figure.legend(handles=handles, loc="outside upper center", ncols=columns, fontsize=11)
 
 
 def literal(arm: str) -> str:

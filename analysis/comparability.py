@@ -53,6 +53,10 @@ NOT_A_VARIANT = (
 )
 
 
+class IncomparableError(Exception):
+    """Say, one difference a line, why runs cannot be compared."""
+
+
 @dataclass(frozen=True)
 class Difference:
     """Name one field that two runs disagree on."""
@@ -76,10 +80,10 @@ class Provenance:
     varied: dict
 
 
-def shorten(value) -> str:
+def shorten(value, length: int = 80) -> str:
     """Return a value as one short line."""
     text = "none" if value is None else str(value)
-    return text if len(text) <= 80 else text[:77] + "..."
+    return text if len(text) <= length else text[: length - 3] + "..."
 
 
 def read_field(run: Run, source: str, key: str):

@@ -6,7 +6,7 @@ is still high a run's loss says little about the model (and flatters the arm tha
 
 import math
 from dataclasses import dataclass
-from statistics import fmean, stdev
+from statistics import fmean, median, stdev
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,7 @@ class Endpoint:
     seconds: float | None = None
     bits_per_byte: float | None = None
     variant: str = ""
+    step_seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -83,10 +84,11 @@ class BudgetPoint:
 
 @dataclass(frozen=True)
 class Ladder:
-    """Hold one arm's budgets in order of tokens."""
+    """Hold one arm's budgets in order of tokens, and the seconds that one of its steps takes (None: not recorded)."""
 
     arm: str
     points: tuple[BudgetPoint, ...]
+    step_seconds: float | None = None
 
     @property
     def regressions(self) -> tuple[BudgetPoint, ...]:
@@ -98,10 +100,10 @@ class Ladder:
         )
 
     def curve(self, cost: str = "tokens") -> "Curve | None":
-        """Return loss against `tokens` or `seconds`, None where a budget has no seconds."""
-        costs = [point.tokens if cost == "tokens" else point.best.seconds for point in self.points]
-        if not costs or any(value is None for value in costs):
+        """Return loss against `tokens` or `seconds` (steps times the arm's seconds per step), None without seconds."""
+        if not self.points or (cost == "seconds" and not self.step_seconds):
             return None
+        costs = [point.tokens if cost == "tokens" else point.steps * self.step_seconds for point in self.points]
         return Curve.through(costs, [point.best.loss for point in self.points])
 
 
@@ -118,7 +120,7 @@ class Reach:
 
 @dataclass(frozen=True)
 class Curve:
-    """Hold a non-increasing loss against cost, piecewise linear in log(cost)."""
+    """Hold a non-increasing loss against cost, interpolated by monotone cubics in log(cost)."""
 
     costs: tuple[float, ...]
     losses: tuple[float, ...]
@@ -134,10 +136,7 @@ class Curve:
         return cls(tuple(float(cost) for cost, _ in ordered), tuple(envelope))
 
     def reach(self, loss: float) -> Reach:
-        """Return the smallest cost at which the curve is at or below a loss; never extrapolate.
-
-        A chord lies above a convex curve, so between two budgets the cost is slightly overestimated.
-        """
+        """Return the smallest cost at which the curve is at or below a loss; never extrapolate."""
         if loss > self.losses[0]:
             return Reach(self.costs[0], "below")
         index = next((i for i, value in enumerate(self.losses) if value <= loss), None)
@@ -145,18 +144,54 @@ class Curve:
             return Reach(self.costs[-1], "never")
         if index == 0 or self.losses[index] == loss:
             return Reach(self.costs[index], "within")
-        share = (self.losses[index - 1] - loss) / (self.losses[index - 1] - self.losses[index])
+        return Reach(math.exp(self._interpolate(index, loss)), "within")
+
+    def _interpolate(self, index: int, loss: float) -> float:
+        """Return log(cost) at a loss between budgets index - 1 and index.
+
+        The cost is interpolated as a function of the loss (both are monotone), by piecewise cubic Hermite polynomials
+        with the slopes of Fritsch and Butland (1984): a chord would overestimate the cost on a convex curve.
+        """
+        before, here, after = (self._segment(number) for number in (index - 1, index, index + 1))
+        width = here[0]
+        left, right = _node_slope(here, before, after), _node_slope(here, after, before)
         low, high = math.log(self.costs[index - 1]), math.log(self.costs[index])
-        return Reach(math.exp(low + share * (high - low)), "within")
+        share = (loss - self.losses[index - 1]) / width
+        return (
+            low * (1 + 2 * share) * (1 - share) ** 2
+            + high * share**2 * (3 - 2 * share)
+            + width * share * (1 - share) * (left * (1 - share) - right * share)
+        )
+
+    def _segment(self, index: int) -> tuple[float, float] | None:
+        """Return (change of loss, slope of log(cost)) between two budgets, None outside the curve or where it is flat."""
+        if not 1 <= index < len(self.losses) or self.losses[index] == self.losses[index - 1]:
+            return None
+        width = self.losses[index] - self.losses[index - 1]
+        return width, math.log(self.costs[index] / self.costs[index - 1]) / width
+
+
+def _node_slope(here: tuple, neighbour: tuple | None, opposite: tuple | None) -> float:
+    """Return the slope at the node between two segments (width, slope), or at an end, where there is no neighbour."""
+    (width, slope), other = here, neighbour or opposite
+    if other is None:
+        return slope
+    if neighbour:
+        own_weight, other_weight = width + 2 * other[0], 2 * width + other[0]
+        return (own_weight + other_weight) / (own_weight / slope + other_weight / other[1])
+    end = slope + (slope - other[1]) * width / (width + other[0])
+    return end if end * slope > 0 else 0.0
 
 
 def build_ladder(arm: str, endpoints: list[Endpoint], diverged: list[tuple[int, float]] = ()) -> Ladder:
     """Return an arm's ladder, choosing at each budget the candidate with the lowest loss averaged over seeds.
 
-    `diverged` lists (tokens, learning rate) of runs that diverged: they were tried, so they bound the grid.
+    `diverged` lists (tokens, learning rate) of runs that diverged: they were tried, so they bound the grid, and a rate
+    that lost a seed this way is not chosen while another is left.
     """
     points = []
     mine = [endpoint for endpoint in endpoints if endpoint.arm == arm]
+    times = [endpoint.step_seconds for endpoint in mine if endpoint.step_seconds]
     for tokens in sorted({endpoint.tokens for endpoint in mine}):
         groups: dict = {}
         for endpoint in mine:
@@ -168,9 +203,23 @@ def build_ladder(arm: str, endpoints: list[Endpoint], diverged: list[tuple[int, 
         )
         lost = tuple(sorted({rate for budget, rate in diverged if budget == tokens}))
         tried = tuple(sorted({candidate.learning_rate for candidate in candidates} | set(lost)))
-        best = min(candidates, key=lambda candidate: candidate.loss)
+        best = choose_best(candidates, lost)
         points.append(BudgetPoint(arm, tokens, best.endpoints[0].steps, candidates, best, tried, lost))
-    return Ladder(arm, tuple(points))
+    return Ladder(arm, tuple(points), median(times) if times else None)
+
+
+def choose_best(candidates: tuple[Candidate, ...], diverged: tuple[float, ...]) -> Candidate:
+    """Return the candidate with the lowest mean loss, of those whose rate did not diverge with any seed if there are.
+
+    The means compared are over the seeds that all candidates ran, if there are such: a rate that ran with a lucky seed
+    only must not beat one that ran with more. The loss of the chosen one is over all its seeds.
+    """
+    shared = set.intersection(*(set(candidate.seeds) for candidate in candidates))
+
+    def compared(candidate: Candidate) -> float:
+        return fmean(item.loss for item in candidate.endpoints if not shared or item.seed in shared)
+
+    return min(candidates, key=lambda candidate: (candidate.learning_rate in diverged, compared(candidate)))
 
 
 def _mean_or_none(values: list, positive: bool = False) -> float | None:

@@ -17,7 +17,7 @@ from analysis.axes import (
     tick_budgets,
     tick_log_axis,
 )
-from analysis.loss_plots import draw_loss_by_seconds, draw_loss_by_tokens
+from analysis.loss_plots import draw_headline_pair, draw_loss_by_seconds, draw_loss_by_tokens
 from analysis.text import format_rate, format_tokens
 
 
@@ -25,7 +25,14 @@ def draw_plots(analysis, out: Path) -> list[Plot]:
     """Write every picture that the analysis has data for, and return them in reading order."""
     plots = []
     with plt.rc_context(STYLE):
-        for draw in (draw_loss_by_tokens, draw_loss_by_seconds, draw_speedups, draw_gaps, draw_learning_rates):
+        for draw in (
+            draw_loss_by_tokens,
+            draw_headline_pair,
+            draw_loss_by_seconds,
+            draw_speedups,
+            draw_gaps,
+            draw_learning_rates,
+        ):
             plots += draw(analysis, out)
     return plots
 
@@ -36,11 +43,13 @@ def draw_speedups(analysis, out: Path) -> list[Plot]:
         return []
     figure, axes = plt.subplots(layout="constrained")
     for index, comparison in enumerate(analysis.comparisons, start=1):
-        label = f"{literal(comparison.challenger)} over {literal(comparison.baseline)}"
+        label = literal(comparison.challenger)
         for rows, words, shade, fill in (
             (comparison.token_rows, "tokens", 1.0, True),
             (comparison.time_rows, "training time", 0.55, False),
         ):
+            if not fill and len(analysis.comparisons) > 2:
+                continue  # too many lines for one picture; the table has them
             colour = PALETTE[index % len(PALETTE)]
             face = colour if fill else "none"
             measured = [row for row in rows if row.relation == "="]
@@ -56,6 +65,10 @@ def draw_speedups(analysis, out: Path) -> list[Plot]:
                 label=f"{label}: {words}",
             )
             for row in rows:
+                if row.interval and fill:
+                    axes.plot(
+                        [row.loss] * 2, [row.interval.low, row.interval.high], color=colour, alpha=0.4, linewidth=4
+                    )
                 if row.relation != "=":
                     axes.plot(
                         [row.loss],
@@ -67,14 +80,7 @@ def draw_speedups(analysis, out: Path) -> list[Plot]:
                         alpha=shade,
                         linestyle="none",
                     )
-    axes.axhline(1, color="black", linewidth=1)
-    axes.set_yscale("log")
-    ratios = [row.ratio for comparison in analysis.comparisons for row in comparison.token_rows + comparison.time_rows]
-    axes.set_ylim(min(ratios + [0.8]) / 1.15, max(ratios + [1.25]) * 1.15)
-    tick_log_axis(axes.yaxis, lambda value: f"{value:g}x")
-    axes.invert_xaxis()
-    axes.set_xlabel("validation loss reached (nats/token), better to the right")
-    axes.set_ylabel("speedup (times less needed)")
+    _frame_speedups(axes, analysis)
     bounds = {row.relation for comparison in analysis.comparisons for row in comparison.token_rows} - {"="}
     handles = axes.get_legend_handles_labels()[0] + [
         Line2D(
@@ -96,9 +102,25 @@ def draw_speedups(analysis, out: Path) -> list[Plot]:
             "Speedup at equal loss",
             "How many times less the challenger needs for the loss of each budget; 1x is no difference, below it "
             "the challenger needs more. Triangles are bounds, where one arm was already better at its smallest "
-            "budget or never got there in the budgets run. Nothing is extrapolated.",
+            "budget or never got there in the budgets run. Bars: 95% intervals over seeds. Nothing is extrapolated.",
         )
     ]
+
+
+def _frame_speedups(axes, analysis) -> None:
+    """Set scales, limits and labels of the speedup plot."""
+    axes.axhline(1, color="black", linewidth=1)
+    axes.set_yscale("log")
+    ratios = [row.ratio for comparison in analysis.comparisons for row in comparison.token_rows + comparison.time_rows]
+    ends = [end for item in analysis.comparisons for row in item.token_rows if row.interval
+            for end in (row.interval.low, row.interval.high)]  # fmt: skip
+    # Room for the intervals, unless they are so wide (two seeds) that the ratios would drown.
+    ratios += [min(max(end, min(ratios) / 3), max(ratios) * 3) for end in ends]
+    axes.set_ylim(min(ratios + [0.8]) / 1.15, max(ratios + [1.25]) * 1.15)
+    tick_log_axis(axes.yaxis, lambda value: f"{value:g}x")
+    axes.invert_xaxis()
+    axes.set_xlabel("validation loss reached (nats/token), better to the right")
+    axes.set_ylabel(f"speedup over {literal(analysis.comparisons[0].baseline)} (times less needed)")
 
 
 def draw_gaps(analysis, out: Path) -> list[Plot]:
@@ -148,11 +170,14 @@ def draw_learning_rates(analysis, out: Path) -> list[Plot]:
         for point in ladder.points:
             colour, style = PALETTE[index % len(PALETTE)], styles[budgets.index(point.tokens) % len(styles)]
             lowest = {}
-            for item in point.candidates:
-                lowest[item.learning_rate] = min(item.loss, lowest.get(item.learning_rate, item.loss))
-            axes.plot(
-                lowest.keys(),
-                lowest.values(),
+            for item in sorted(point.candidates, key=lambda item: -item.loss):
+                lowest[item.learning_rate] = item
+            curve = [lowest[rate] for rate in sorted(lowest)]
+            axes.errorbar(
+                [item.learning_rate for item in curve],
+                [item.loss for item in curve],
+                yerr=[item.standard_error or 0.0 for item in curve],
+                capsize=3,
                 color=colour,
                 linestyle=style,
                 linewidth=1.8,
@@ -192,7 +217,7 @@ def draw_learning_rates(analysis, out: Path) -> list[Plot]:
             figure,
             out / "learning_rates.png",
             "Learning rates tried",
-            "Final loss (mean over seeds) of each learning rate, by arm and budget in tokens; filled: the one "
-            "kept. A filled mark at the end of its line means that the optimum may lie beyond the rates tried.",
+            "Final loss (mean over seeds, bars: one standard error) of each learning rate, by arm and budget in "
+            "tokens; filled: the one kept. A filled mark at the end of its line means that the optimum may lie beyond the rates tried.",
         )
     ]

@@ -1,12 +1,41 @@
 """Write an analysis down as plain values: what speedup.json holds."""
 
 from dataclasses import asdict
+from pathlib import Path
 
+from analysis.axes import Plot
 from analysis.comparability import flatten
 from analysis.comparison import Analysis
+from analysis.groups import Report, summarize
 from analysis.runs import Run, lookup
 from analysis.speedup import Comparison
 from analysis.text import describe_bound
+
+
+def to_record(report: Report, plots: list[list[Plot]], out: Path) -> dict:
+    """Return a report as plain values: one section's numbers at the top, several under `sections`."""
+    mappings = []
+    for section, pictures in zip(report.sections, plots, strict=True):
+        names = [plot.path.relative_to(out).as_posix() for plot in pictures]
+        parts = asdict(section.decomposition) if section.decomposition else None
+        mappings.append(
+            {
+                "section": section.label,
+                **to_mapping(section.analysis, names),
+                **({"decomposition": parts} if parts else {}),
+            }
+        )
+    summary = [
+        {
+            **row,
+            "from_published_points": [asdict(item) for item in row["from_published_points"]],
+            "speedup": asdict(row["speedup"]) if row["speedup"] else None,
+            "time_speedup": asdict(row["time_speedup"]) if row["time_speedup"] else None,
+        }
+        for row in summarize(report)
+    ]
+    rest = {"summary": summary, "left_out_sections": list(report.notes)}
+    return {**mappings[0], **rest} if len(mappings) == 1 else {"format": 1, **rest, "sections": mappings}
 
 
 def to_mapping(analysis: Analysis, plots: list[str] = ()) -> dict:

@@ -1,110 +1,146 @@
 """Write the report: speedup.json, the pictures, and one self-contained HTML page."""
 
-import base64
 import json
 import math
+import os
 from html import escape
 from pathlib import Path
 
+from analysis.anchors import read_published
+from analysis.axes import Plot
 from analysis.comparability import shorten
 from analysis.comparison import Analysis
-from analysis.plots import Plot, draw_plots
-from analysis.record import to_mapping
+from analysis.decomposition import Decomposition
+from analysis.groups import Report, Section
+from analysis.overview import PARTS_NOTE, SUMMARY_NOTE, describe_parts, list_checks, list_parts, list_summary
+from analysis.page import PAGE_STYLE, render_document, render_list, render_plot, render_table
+from analysis.plots import draw_plots
+from analysis.record import to_record
+from analysis.report_plots import draw_overview, draw_parts
 from analysis.runs import Run, lookup
-from analysis.tables import list_bounds, list_budgets, list_gaps, list_speedups
+from analysis.tables import describe_test, list_bounds, list_budgets, list_gaps, list_rates, list_speedups
 from analysis.text import display_arm, format_rate, format_seconds, format_tokens
 
-PAGE_STYLE = """
-:root { color-scheme: light dark; --text: #1a1a1a; --page: #ffffff; --soft: #5c5c5c; --line: #d5d5d5; --box: #f3f5f7; }
-@media (prefers-color-scheme: dark) {
-  :root { --text: #e6e6e6; --page: #15181c; --soft: #a5abb3; --line: #3a4047; --box: #1f242a; }
-}
-* { box-sizing: border-box; }
-body { margin: 0 auto; padding: 1rem; max-width: 56rem; color: var(--text); background: var(--page);
-       font: 16px/1.5 system-ui, sans-serif; overflow-wrap: anywhere; }
-h1 { font-size: 1.1rem; color: var(--soft); font-weight: 600; }
-h2 { font-size: 1.2rem; margin: 2.2rem 0 .5rem; }
-.headline { font-size: 1.35rem; line-height: 1.35; font-weight: 600; margin: .5rem 0; }
-.second { font-size: 1rem; color: var(--soft); margin: .3rem 0 1rem; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .88rem; font-variant-numeric: tabular-nums; margin: .5rem 0; }
-th, td { padding: .25rem .6rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap;
-         vertical-align: top; }
-th:first-child, td:first-child { text-align: left; }
-.words td, .words th { text-align: left; white-space: normal; }
-figure { margin: 1.5rem 0; break-inside: avoid; }
-img { width: 100%; height: auto; max-width: 46rem; display: block; background: #ffffff; border-radius: 6px; }
-figcaption { font-size: .9rem; color: var(--soft); max-width: 46rem; margin-top: .4rem; }
-.notes { background: var(--box); border-radius: 6px; padding: .6rem 1rem .6rem 2rem; }
-@media print { body { max-width: none; font-size: 10.5pt; padding: 0; } .scroll { overflow: visible; }
-               th, td { white-space: normal; padding: .15rem .35rem; } h2 { break-after: avoid; } }
-"""
+__all__ = ["PAGE_STYLE", "render_page", "write_report"]
+
 LIMITS = (
     "These figures hold for the model size, context, data and budgets of these runs and for nothing larger: at small "
     "scale neither arm may be near the regime of the published results, and the speedup is known to change with "
-    "budget, context and learning rate. With a handful of seeds a standard error or a bootstrap interval is a rough "
-    "guide and tends to be too narrow; with one seed there is none, and a difference of the size of seed noise means "
-    "nothing. Keeping the best of several learning rates favours whichever arm tried more of them. Between two budgets "
-    "the ladder is interpolated (loss linear in the logarithm of the budget), beyond them it is not continued. Only "
-    "the ends of fully annealed runs are compared. Training seconds belong to one machine and one implementation."
+    "budget, context and learning rate. Intervals and p-values speak of seeds (initial weights, data order) and of the "
+    "choice among the learning rates that were run; with two or three seeds they are wide and rest on normal noise, with "
+    "one there are none, and they say nothing of rates that were not tried. Keeping the best of several learning rates "
+    "favours whichever arm tried more of them. Between two budgets the ladder is interpolated (monotone, in the logarithm "
+    "of the budget), beyond them it is not continued. Only the ends of fully annealed runs are compared. Training seconds "
+    "belong to one machine and one implementation."
 )
 
 
-def write_report(analysis: Analysis, out) -> list[Path]:
+def write_report(report: Report, out) -> list[Path]:
     """Write speedup.json, the PNG files and report.html under a folder, and return their paths."""
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    plots = draw_plots(analysis, out)
-    mapping = to_mapping(analysis, [plot.path.name for plot in plots])
-    (out / "speedup.json").write_text(
-        json.dumps(_make_strict(mapping), indent=2, allow_nan=False) + "\n", encoding="utf-8"
+    several = len(report.sections) > 1
+    overview = draw_overview(report, out) if several else []
+    plots = []
+    for number, section in enumerate(report.sections, start=1):
+        folder = out / f"section-{number}" if several else out
+        folder.mkdir(exist_ok=True)
+        plots.append(draw_plots(section.analysis, folder) + draw_parts(section.decomposition, folder))
+    every = [plot for group in [overview, *plots] for plot in group]
+    mapping = to_record(report, plots, out)
+    write_atomically(
+        out / "speedup.json", json.dumps(_make_strict(mapping), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
     )
-    (out / "report.html").write_text(render_page(analysis, plots), encoding="utf-8")
-    return [out / "report.html", out / "speedup.json", *(plot.path for plot in plots)]
+    write_atomically(out / "report.html", render_page(report, plots, overview))
+    return [out / "report.html", out / "speedup.json", *(plot.path for plot in every)]
 
 
-def render_page(analysis: Analysis, plots: list[Plot]) -> str:
+def write_atomically(path: Path, text: str) -> None:
+    """Write a text file so that a reader sees the old one or the new one, never a part."""
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
+
+
+def render_page(report: Report, plots: list[list[Plot]], overview: list[Plot] = ()) -> str:
     """Return the page as one string that refers to nothing outside itself; all text from run folders is escaped."""
     body = ["<h1>Tokens and time needed for equal loss</h1>"]
-    body += [
-        f'<p class="{"second" if line.startswith("Wall-clock") else "headline"}">{escape(line)}</p>'
-        for line in analysis.headlines
-    ]
+    several = len(report.sections) > 1 or bool(report.notes)
+    if several:
+        body += [_render_summary(report), *map(render_plot, overview)]
+        body += [render_list([f"left out: {note}" for note in report.notes])] if report.notes else []
+    for section, pictures in zip(report.sections, plots or [[] for _ in report.sections], strict=True):
+        body += [f'<h1 class="section">{escape(section.label)}</h1>'] if several else []
+        body += _render_section(section, pictures)
+    if not several:
+        body.append("<h2>Beside the published results</h2>" + _render_summary(report))
+    body.append(f"<h2>Limits</h2><p>{escape(LIMITS)}</p>")
+    return render_document("Speedup report", body)
+
+
+def _render_section(section: Section, plots: list[Plot]) -> list[str]:
+    analysis = section.analysis
+    if section.decomposition:
+        body = [f'<p class="headline">{escape(describe_parts(section.decomposition))}</p>']
+        body += _render_parts(section.decomposition)
+        body += ["<h2>Each arm by itself</h2>", render_list(analysis.headlines)]
+    else:
+        body = [
+            f'<p class="{"second" if line.startswith("Wall-clock") else "headline"}">{escape(line)}</p>'
+            for line in analysis.headlines
+        ]
     body += _render_numbers(analysis)
     body.append("<h2>Plots</h2>")
-    body += [_render_plot(plot) for plot in plots]
+    body += [render_plot(plot) for plot in plots]
     body += _render_provenance(analysis)
     body += _render_runs(analysis)
     if analysis.warnings:
-        body.append("<h2>Warnings</h2>" + _render_list(analysis.warnings))
-    body.append(f"<h2>Limits</h2><p>{escape(LIMITS)}</p>")
+        body.append("<h2>Warnings</h2>" + render_list(analysis.warnings))
+    return body
+
+
+def _render_summary(report: Report) -> str:
+    sources = read_published()["sources"]
+    legend = "; ".join(f"{key}: {source['name']} ({source['note']})" for key, source in sources.items())
     return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>Speedup report</title><style>{PAGE_STYLE}</style></head>\n<body>\n"
-        + "\n".join(body)
-        + "\n</body></html>\n"
+        render_table(*list_summary(report, with_published=True), "summary")
+        + f'<p class="second">{escape(SUMMARY_NOTE)} This method on published points: the token speedup that the ladders '
+        f"of this report find between the losses that a source published. Sources: {escape(legend)}.</p>"
     )
+
+
+def _render_parts(parts: Decomposition) -> list[str]:
+    """Return the decomposition's section."""
+    beside = list_checks(parts)
+    return [
+        "<h2>What the speedup is made of</h2>",
+        render_table(*list_parts(parts), "words"),
+        f'<p class="second">{escape(PARTS_NOTE.format(loss=parts.loss))}</p>',
+        *(["<p>Beside the chain:</p>" + render_list(beside)] if beside else []),
+        *([render_list(parts.notes)] if parts.notes else []),
+    ]
 
 
 def _render_numbers(analysis: Analysis) -> list[str]:
     """Return the ladder, speedup and gap tables."""
     parts = [
         "<h2>Best fully annealed run per budget</h2>",
-        _render_table(*list_budgets(analysis.ladders)),
+        render_table(*list_budgets(analysis.ladders)),
         '<p class="second">Loss in nats/token, mean over seeds; se: standard error over seeds; '
         "* the best learning rate is at the edge of those tried.</p>",
+        "<h2>Learning rates tried</h2>",
+        render_table(*list_rates(analysis.ladders), "rates"),
     ]
     for comparison in analysis.comparisons:
         base, other = (escape(display_arm(arm)) for arm in (comparison.baseline, comparison.challenger))
-        parts += [f"<h2>Speedup of {other} over {base} at equal loss</h2>", _render_table(*list_speedups(comparison))]
-        parts += [_render_list(list_bounds(comparison))] if list_bounds(comparison) else []
+        parts += [f"<h2>Speedup of {other} over {base} at equal loss</h2>", render_table(*list_speedups(comparison))]
+        parts += [render_list(list_bounds(comparison))] if list_bounds(comparison) else []
         if comparison.gaps:
             parts += [
                 f"<h2>{other} minus {base} at equal tokens</h2>",
-                _render_table(*list_gaps(comparison)),
+                render_table(*list_gaps(comparison)),
                 f'<p class="second">Negative: {other} is better. Paired: the same seeds, hence the same data '
-                "order, on both sides.</p>",
+                f"order, on both sides. {escape(describe_test(comparison))}</p>",
             ]
         if comparison.interval_note:
             parts.append(f'<p class="second">{escape(comparison.interval_note)}</p>')
@@ -124,10 +160,10 @@ def _render_provenance(analysis: Analysis) -> list[str]:
     header = ["setting", *map(display_arm, arms)]
     parts = ["<h2>What was held equal, what was tuned</h2>"]
     if per_arm:
-        parts += ["<p>Set differently for each arm:</p>", _render_table(header, per_arm, "words")]
+        parts += ["<p>Set differently for each arm:</p>", render_table(header, per_arm, "words")]
     if varied:
-        parts += ["<p>Varied within an arm (budgets, candidates, seeds):</p>", _render_table(header, varied, "words")]
-    parts += ["<p>The same in every run:</p>", _render_table(["setting", "value"], same, "words")]
+        parts += ["<p>Varied within an arm (budgets, candidates, seeds):</p>", render_table(header, varied, "words")]
+    parts += ["<p>The same in every run:</p>", render_table(["setting", "value"], same, "words")]
     return parts
 
 
@@ -151,12 +187,12 @@ def _render_runs(analysis: Analysis) -> list[str]:
                 _summarize_config(run),
             ]
         )
-    parts = [f"<h2>Runs ({len(rows)})</h2>", _render_table(header, rows)]
+    parts = [f"<h2>Runs ({len(rows)})</h2>", render_table(header, rows)]
     if analysis.left_out:
         left_out = [
             f"{run.name} ({display_arm(analysis.arms[run.name])}): {reason}" for run, reason in analysis.left_out
         ]
-        parts.append("<h2>Left out</h2>" + _render_list(left_out))
+        parts.append("<h2>Left out</h2>" + render_list(left_out))
     return parts
 
 
@@ -178,26 +214,6 @@ def _summarize_config(run: Run) -> str:
     )
     values = [(key.removeprefix("model."), lookup(run.config, key)) for key in keys]
     return ", ".join(f"{key} {shorten(value)}" for key, value in values if value is not None)
-
-
-def _render_plot(plot: Plot) -> str:
-    data = base64.b64encode(plot.path.read_bytes()).decode("ascii")
-    return (
-        f'<figure><img alt="{escape(plot.title)}" src="data:image/png;base64,{data}">'
-        f"<figcaption><b>{escape(plot.title)}.</b> {escape(plot.caption)}</figcaption></figure>"
-    )
-
-
-def _render_table(header: list[str], rows: list[list[str]], kind: str = "") -> str:
-    head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
-    lines = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return (
-        f'<div class="scroll"><table class="{kind}"><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table></div>'
-    )
-
-
-def _render_list(lines) -> str:
-    return '<ul class="notes">' + "".join(f"<li>{escape(line)}</li>" for line in lines) + "</ul>"
 
 
 def _make_strict(value):

@@ -4,6 +4,7 @@ import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 
 import yaml
 
@@ -27,7 +28,11 @@ class Validation:
 
 @dataclass(frozen=True)
 class Run:
-    """Hold what one run folder says; `budget_tokens` is what the run was asked to train on."""
+    """Hold what one run folder says.
+
+    `budget_tokens` is what the run was asked to train on; `step_seconds` the median over what it logged, which a slow
+    start (compilation) or a pause does not move, None where no speed was logged.
+    """
 
     name: str
     path: str
@@ -42,6 +47,7 @@ class Run:
     budget_tokens: int
     last_step: int
     curve: tuple[Validation, ...]
+    step_seconds: float | None = None
     warnings: tuple[str, ...] = field(default=())
 
     @property
@@ -103,6 +109,7 @@ def read_run(folder) -> Run:
         budget_tokens=int(max_steps * tokens_per_step),
         last_step=max((record["step"] for record in records), default=0),
         curve=_validation_curve(records),
+        step_seconds=_median_step_seconds(records, tokens_per_step),
         warnings=tuple(warnings),
     )
 
@@ -151,6 +158,12 @@ def _read_records(path: Path) -> tuple[list[dict], list[str]]:
         elif number < len(lines):
             warnings.append(f"metrics.jsonl line {number} is not a record and was skipped")
     return records, warnings
+
+
+def _median_step_seconds(records: list[dict], tokens_per_step: float) -> float | None:
+    speeds = [to_number(record.get("train/tokens_per_second")) for record in records]
+    speeds = [speed for speed in speeds if speed and speed > 0 and math.isfinite(speed)]
+    return tokens_per_step / median(speeds) if speeds else None
 
 
 def _validation_curve(records: list[dict]) -> tuple[Validation, ...]:

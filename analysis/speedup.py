@@ -4,20 +4,19 @@ Pure functions on the dataclasses of `analysis.ladder`. Ratios are baseline cost
 challenger (nGPT) needs less. Losses are nats/token, costs tokens or training seconds.
 """
 
-import math
 from dataclasses import dataclass, replace
-from statistics import median, stdev
 
-import numpy as np
-
-from analysis.ladder import BudgetPoint, Candidate, Curve, Ladder
+from analysis.bootstrap import Interval, resample_seeds
+from analysis.ladder import BudgetPoint, Curve, Ladder
+from analysis.significance import compare_means
 
 
 @dataclass(frozen=True)
 class Speedup:
     """Hold the cost ratio at one loss; relation `>` or `<` marks a bound, whose reason is in `note`.
 
-    `at_arm` is the arm whose budget has exactly this loss; a cost is None where only a bound is known.
+    `at_arm` is the arm whose budget has exactly this loss; a cost is None where only a bound is known. Within one
+    comparison bits/byte are proportional to nats/token, so the ratio is the same at equal bits/byte.
     """
 
     loss: float
@@ -28,13 +27,16 @@ class Speedup:
     ratio: float
     relation: str
     note: str = ""
+    bits_per_byte: float | None = None
+    interval: Interval | None = None
 
 
 @dataclass(frozen=True)
 class Gap:
     """Hold challenger minus baseline at equal tokens (negative: the challenger is better).
 
-    `standard_error` is over seeds, None where either side has a single seed; `paired` says seed by seed.
+    `standard_error` is over seeds, None where either side has a single seed; `paired` says seed by seed. `p_value` is
+    one-sided, for "the challenger is below the baseline"; `better_seeds` counts the pairs in which it is.
     """
 
     tokens: int
@@ -45,19 +47,9 @@ class Gap:
     paired: bool
     baseline_seeds: int
     challenger_seeds: int
-
-
-@dataclass(frozen=True)
-class Interval:
-    """Hold a percentile interval of the speedup over seeds; `bounded` is the share of resamples that gave a bound."""
-
-    low: float
-    high: float
-    level: float
-    resamples: int
-    seeds: int
-    paired: bool
-    bounded: float
+    test: str = ""
+    p_value: float | None = None
+    better_seeds: int | None = None
 
 
 @dataclass(frozen=True)
@@ -100,12 +92,13 @@ def compute_rows(baseline: Ladder, challenger: Ladder, cost: str) -> tuple[Speed
     if None in curves:
         return ()
     rows = [
-        compute_speedup(point.best.loss, *curves, ladder.arm, point.tokens)
+        replace(row, bits_per_byte=point.best.bits_per_byte)
         for ladder in (baseline, challenger)
         for point in ladder.points
         if point not in ladder.regressions
+        and (row := compute_speedup(point.best.loss, *curves, ladder.arm, point.tokens))
     ]
-    return tuple(sorted((row for row in rows if row), key=lambda row: (-row.loss, row.at_arm)))
+    return tuple(sorted(rows, key=lambda row: (-row.loss, row.at_arm)))
 
 
 def compute_headline(baseline: Ladder, challenger: Ladder, cost: str) -> Speedup | None:
@@ -116,7 +109,8 @@ def compute_headline(baseline: Ladder, challenger: Ladder, cost: str) -> Speedup
     ends = [min(ladder.points, key=lambda point: (point.best.loss, point.tokens)) for ladder in (baseline, challenger)]
     # The lowest loss both reach is the worse of the two best losses; on a tie the baseline's.
     end = max(ends, key=lambda point: point.best.loss)
-    return compute_speedup(end.best.loss, *curves, end.arm, end.tokens)
+    row = compute_speedup(end.best.loss, *curves, end.arm, end.tokens)
+    return replace(row, bits_per_byte=end.best.bits_per_byte)
 
 
 def compute_gaps(baseline: Ladder, challenger: Ladder) -> tuple[Gap, ...]:
@@ -131,97 +125,78 @@ def _gap(baseline: BudgetPoint, challenger: BudgetPoint) -> Gap:
     if ours.bits_per_byte is not None and theirs.bits_per_byte is not None:
         bits = theirs.bits_per_byte - ours.bits_per_byte
     paired = ours.seeds == theirs.seeds and len(set(ours.seeds)) == len(ours.seeds) > 1
+    losses = [[endpoint.loss for endpoint in side.endpoints] for side in (ours, theirs)]
+    test = compare_means(*losses, paired)
+    bits_test = bits is not None and compare_means(
+        *([endpoint.bits_per_byte for endpoint in side.endpoints] for side in (ours, theirs)), paired
+    )
     return Gap(
         baseline.tokens,
         theirs.loss - ours.loss,
         bits,
-        _standard_error(ours, theirs, paired, "loss"),
-        None if bits is None else _standard_error(ours, theirs, paired, "bits_per_byte"),
+        test.standard_error if test else None,
+        bits_test.standard_error if bits_test else None,
         paired,
         len(ours.endpoints),
         len(theirs.endpoints),
+        test.name if test else "",
+        test.p_value if test else None,
+        sum(b < a for a, b in zip(*losses, strict=True)) if paired else None,
     )
 
 
-def _standard_error(ours: Candidate, theirs: Candidate, paired: bool, name: str) -> float | None:
-    """Return the standard error of a difference of means: of seed-wise differences where the seeds are the same."""
-    a = [getattr(endpoint, name) for endpoint in ours.endpoints]
-    b = [getattr(endpoint, name) for endpoint in theirs.endpoints]
-    if len(a) < 2 or len(b) < 2:
-        return None
-    if paired:
-        return stdev(y - x for x, y in zip(a, b, strict=True)) / math.sqrt(len(a))
-    return math.sqrt(stdev(a) ** 2 / len(a) + stdev(b) ** 2 / len(b))
+def measure_headline(ladders: dict[str, Ladder], baseline: str, challenger: str) -> tuple[float, bool] | None:
+    """Return the token headline of some ladders as (ratio, whether it is a bound)."""
+    row = compute_headline(ladders[baseline], ladders[challenger], "tokens")
+    return (row.ratio, row.relation != "=") if row else None
 
 
-def bootstrap_headline(
-    baseline: Ladder, challenger: Ladder, resamples: int = 2000, level: float = 0.95, random_seed: int = 0
-) -> tuple[Interval | None, str]:
-    """Return a bootstrap interval of the token headline over seeds, or None and the reason why there is none.
-
-    Learning rates stay as chosen. Where all budgets of both arms share one set of seeds they are resampled
-    together, which keeps what a seed shares (data order, initialization) across arms and budgets.
-    """
-    points = baseline.points + challenger.points
-    if compute_headline(baseline, challenger, "tokens").relation != "=":
-        return None, "no interval: the speedup is a bound, not a measurement"
-    single = [point for point in points if len(point.best.endpoints) < 2]
-    if single:
-        return None, f"no interval: one seed only at some budgets (first: {single[0].arm}, {single[0].tokens:,} tokens)"
-    seed_sets = {point.best.seeds for point in points}
-    paired = len(seed_sets) == 1 and len(set(points[0].best.seeds)) == len(points[0].best.seeds)
-    generator = np.random.default_rng(random_seed)
-    shared_count = len(points[0].best.endpoints)
-    ratios, bounded = [], 0
-    for _ in range(resamples):
-        shared = generator.integers(0, shared_count, shared_count) if paired else None
-        headline = compute_headline(
-            _resample(baseline, generator, shared), _resample(challenger, generator, shared), "tokens"
-        )
-        ratios.append(headline.ratio)
-        bounded += headline.relation != "="
-    low, high = np.quantile(ratios, [(1 - level) / 2, (1 + level) / 2])
-    seeds = min(len(point.best.endpoints) for point in points)
-    return Interval(float(low), float(high), level, resamples, seeds, paired, bounded / resamples), ""
-
-
-def _resample(ladder: Ladder, generator, shared) -> Ladder:
-    points = []
-    for point in ladder.points:
-        endpoints = point.best.endpoints
-        chosen = shared if shared is not None else generator.integers(0, len(endpoints), len(endpoints))
-        best = replace(point.best, endpoints=tuple(endpoints[index] for index in chosen))
-        points.append(replace(point, best=best))
-    return Ladder(ladder.arm, tuple(points))
-
-
-def list_step_seconds(ladder: Ladder) -> list[float]:
-    """Return the training seconds per step of every run of an arm that recorded them."""
-    return [
-        endpoint.seconds / endpoint.steps
-        for point in ladder.points
-        for candidate in point.candidates
-        for endpoint in candidate.endpoints
-        if endpoint.seconds and endpoint.steps
-    ]
+def measure_row(ladders: dict[str, Ladder], baseline: str, challenger: str, at: Speedup) -> tuple[float, bool] | None:
+    """Return the token speedup at whatever loss the arm and budget of a row have in these ladders."""
+    loss = min(point.best.loss for point in ladders[at.at_arm].points if point.tokens <= at.at_tokens)
+    curves = ladders[baseline].curve(), ladders[challenger].curve()
+    row = compute_speedup(loss, *curves, at.at_arm, at.at_tokens)
+    return (row.ratio, row.relation != "=") if row else None
 
 
 def compare_ladders(baseline: Ladder, challenger: Ladder) -> Comparison:
     """Return every number that two ladders with at least one budget each say about each other."""
-    interval, note = bootstrap_headline(baseline, challenger)
-    times = {ladder.arm: list_step_seconds(ladder) for ladder in (baseline, challenger)}
-    step_seconds = {arm: median(values) if values else None for arm, values in times.items()}
-    ours, theirs = step_seconds[baseline.arm], step_seconds[challenger.arm]
+    headline = compute_headline(baseline, challenger, "tokens")
+    rows = compute_rows(baseline, challenger, "tokens")
+    resamples, note = resample_seeds([baseline, challenger])
+    names = baseline.arm, challenger.arm
+    if headline.relation != "=":
+        note = "no interval: the speedup is a bound, not a measurement"
+    elif resamples:
+        values = [measure_headline(draw.ladders, *names) for draw in resamples.draws]
+        headline = replace(headline, interval=resamples.interval(headline.ratio, values))
+    if resamples:
+        rows = tuple(_add_interval(row, resamples, names) for row in rows)
+    ours, theirs = baseline.step_seconds, challenger.step_seconds
+    time_headline = compute_headline(baseline, challenger, "seconds")
+    if time_headline and headline.interval:
+        # Both arms' costs in seconds are their costs in tokens times a measured constant.
+        scale = time_headline.ratio / headline.ratio
+        ends = replace(headline.interval, low=headline.interval.low * scale, high=headline.interval.high * scale)
+        time_headline = replace(time_headline, interval=ends)
     return Comparison(
         baseline.arm,
         challenger.arm,
-        compute_headline(baseline, challenger, "tokens"),
-        compute_rows(baseline, challenger, "tokens"),
-        compute_headline(baseline, challenger, "seconds"),
+        headline,
+        rows,
+        time_headline,
         compute_rows(baseline, challenger, "seconds"),
         compute_gaps(baseline, challenger),
-        interval,
+        headline.interval,
         note,
-        step_seconds,
+        {baseline.arm: ours, challenger.arm: theirs},
         theirs / ours if ours and theirs else None,
     )
+
+
+def _add_interval(row: Speedup, resamples, names: tuple[str, str]) -> Speedup:
+    """Return the row with its interval; a row that some resample can only bound gets none."""
+    if row.relation != "=":
+        return row
+    interval = resamples.interval(row.ratio, [measure_row(draw.ladders, *names, row) for draw in resamples.draws])
+    return row if interval is None or interval.bounded else replace(row, interval=interval)

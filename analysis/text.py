@@ -1,9 +1,10 @@
 """Word the numbers: units and sentences."""
 
+from analysis.bootstrap import Interval
 from analysis.ladder import Ladder
 from analysis.speedup import Comparison, Speedup
 
-DISPLAY_NAMES = {"gpt": "GPT", "ngpt": "nGPT"}
+DISPLAY_NAMES = {"gpt": "GPT", "ngpt": "nGPT", "gpt_qknorm": "GPT+QK-norm"}
 
 
 def display_arm(arm: str) -> str:
@@ -39,6 +40,15 @@ def format_seconds(seconds: float | None) -> str:
 def format_ratio(row: Speedup | None) -> str:
     """Return a speedup or its bound: 1.63x, >2.00x."""
     return "-" if row is None else f"{'' if row.relation == '=' else row.relation}{row.ratio:.2f}x"
+
+
+def format_interval(interval: Interval | None) -> str:
+    """Return an interval of a speedup: 1.21-1.63x."""
+    if interval is None:
+        return "-"
+    low, high = (f"{end:.2f}" if end < 9.995 else f"{end:.0f}" if end < 999.5 else ">999"
+                 for end in (interval.low, interval.high))  # fmt: skip
+    return f"{low}-{high}x"
 
 
 def describe_bound(note: str, comparison: Comparison) -> str:
@@ -103,8 +113,8 @@ def _describe_interval(comparison: Comparison) -> str:
     if interval is None:
         return ""
     words = (
-        f" {interval.level:.0%} bootstrap interval of the speedup over seeds: {interval.low:.2f}x to "
-        f"{interval.high:.2f}x (n = {interval.seeds} seeds)"
+        f" {interval.level:.0%} interval over seeds: {format_interval(interval)} ({interval.seeds} seeds, bootstrap, "
+        "learning rates chosen anew in every draw)"
     )
     if interval.bounded:
         words += f"; {interval.bounded:.0%} of the resamples gave only a bound"
@@ -135,5 +145,7 @@ def describe_time(comparison: Comparison, reasons: list[str]) -> str:
             f"; a step of {other} takes {comparison.step_time_ratio:.2f} times as long as one of {base} "
             f"({format_seconds(theirs)} against {format_seconds(ours)})"
         )
+    if row.interval:
+        step += f"; {row.interval.level:.0%} interval of the time speedup over seeds: {format_interval(row.interval)}"
     caution = f" Not a comparison of the models alone: {'; '.join(reasons)}." if reasons else ""
     return f"Wall-clock: {other} reached {words}{step}.{caution}"

@@ -5,9 +5,32 @@ import os
 from pathlib import Path
 
 from corpus.documents import write_all
-from corpus.manifest import SplitInfo
+from corpus.manifest import BLOCK_BYTES, SplitInfo
 from corpus.parallel import Encoded
 from corpus.progress import Progress
+
+
+class FileDigests:
+    """The sha256 of a file and of each of its blocks, from its bytes as they come."""
+
+    def __init__(self) -> None:
+        self.whole, self.block, self.room = hashlib.sha256(), hashlib.sha256(), BLOCK_BYTES
+        self.finished: list[str] = []
+
+    def update(self, content: bytes) -> None:
+        self.whole.update(content)
+        view = memoryview(content)
+        while view:
+            part, view = view[: self.room], view[self.room :]
+            self.block.update(part)
+            self.room -= len(part)
+            if self.room == 0:
+                self.finished.append(self.block.hexdigest())
+                self.block, self.room = hashlib.sha256(), BLOCK_BYTES
+
+    def blocks(self) -> str:
+        """Return the digests of all blocks in one string; the last block may be short."""
+        return "".join([*self.finished, *([self.block.hexdigest()] if self.room < BLOCK_BYTES else [])])
 
 
 class BinWriter:
@@ -16,7 +39,7 @@ class BinWriter:
     def __init__(self, path: Path, itemsize: int, progress: Progress) -> None:
         """Open the file and cut it to the recorded progress, from the beginning if it is shorter than that."""
         self.path, self.partial, self.itemsize = path, path.with_name(path.name + ".partial"), itemsize
-        self.sha256 = hashlib.sha256()
+        self.digests = FileDigests()
         recorded = progress.tokens * itemsize
         if not self.partial.is_file() or self.partial.stat().st_size < recorded:
             progress, recorded = Progress(), 0
@@ -24,11 +47,11 @@ class BinWriter:
         self.file = open(self.partial, "r+b" if recorded else "w+b", buffering=0)
         self.file.truncate(recorded)
         while block := self.file.read(1 << 22):
-            self.sha256.update(block)
+            self.digests.update(block)
 
     def append(self, chunk: Encoded) -> None:
         write_all(self.file, chunk.content)
-        self.sha256.update(chunk.content)
+        self.digests.update(chunk.content)
         done = self.progress
         self.progress = Progress(
             done.documents + chunk.documents,
@@ -36,6 +59,7 @@ class BinWriter:
             done.text_bytes + chunk.text_bytes,
             max(done.max_id, chunk.max_id),
             done.repaired + chunk.repaired,
+            done.altered + chunk.altered,
         )
 
     def flush(self) -> Progress:
@@ -49,5 +73,11 @@ class BinWriter:
         self.file.close()
         done = self.progress
         return SplitInfo(
-            self.path.name, done.tokens, done.documents, done.text_bytes, done.max_id, self.sha256.hexdigest()
+            self.path.name,
+            done.tokens,
+            done.documents,
+            done.text_bytes,
+            done.max_id,
+            self.digests.whole.hexdigest(),
+            self.digests.blocks(),
         )

@@ -5,10 +5,12 @@ resident memory and a 40 GB corpus would fill it; twenty bytes of index per docu
 """
 
 import io
+import json
 import os
 from array import array
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 
@@ -31,10 +33,35 @@ class Documents:
 
     def save(self, folder: Path, fingerprint: str) -> None:
         """Write the index so that a later run can skip reading the source."""
-        np.save(folder / "records.npy", self.records)
-        write_json_atomically(
-            folder / "documents.json", {"fingerprint": fingerprint, "paths": self.paths, "repaired": self.repaired}
-        )
+        self.records.tofile(folder / "documents.records")
+        description = {
+            "fingerprint": fingerprint,
+            "documents": len(self),
+            "paths": self.paths,
+            "repaired": self.repaired,
+        }
+        write_json_atomically(folder / "documents.json", description)
+
+    @classmethod
+    def load(cls, folder: Path, fingerprint: str) -> Self | None:
+        """Return the index a completed earlier run left in folder, None if its settings or files are others."""
+        try:
+            saved = json.loads((folder / "documents.json").read_bytes())
+            paths, repaired, count = saved["paths"], saved["repaired"], saved["documents"]
+            kinds = {type(path) for path in paths} | {type(repaired)}
+            if saved["fingerprint"] != fingerprint or kinds != {str, int}:
+                return None
+            sizes = np.array([os.path.getsize(path) for path in paths if os.path.isfile(path)], dtype=np.int64)
+            records = np.fromfile(folder / "documents.records", dtype=RECORD)
+        except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
+            return None
+        if len(records) != count or len(sizes) != len(paths):
+            return None
+        file, offset, length = (records[name].astype(np.int64) for name in ("file", "offset", "length"))
+        # Compared in this order, no sum can overflow.
+        is_inside = (file >= 0) & (file < len(sizes)) & (offset >= 0) & (length >= 0)
+        is_inside &= offset <= sizes[file.clip(0, len(sizes) - 1)] - length
+        return cls(paths, records, repaired) if is_inside.all() else None
 
 
 class DocumentStore:

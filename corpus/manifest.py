@@ -6,6 +6,7 @@ It comes from disk and may have been edited, truncated or copied from elsewhere:
 import hashlib
 import json
 import re
+import reprlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,15 @@ import numpy as np
 
 FORMAT = 1
 MANIFEST_NAME = "manifest.json"
-TOKENIZER_NAME = "tiktoken.json"
+TOKENIZER_NAME = "tokenizer.json"
 TOKEN_BYTES_NAME = "token_bytes.bin"
 SPLITS = ("train", "val")
 DTYPES = {"uint16": np.dtype("<u2"), "uint32": np.dtype("<u4")}
+BLOCK_BYTES = 1 << 24  # what one digest of SplitInfo.block_sha256 covers
 SHA256 = re.compile(r"[0-9a-f]{64}")
 # One plain name: no separator, no "..", nothing hidden, so that it cannot leave the folder.
 FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
+LARGEST_MANIFEST = 100_000_000
 LARGEST_COUNT = 2**53  # what JSON readers keep exact
 
 
@@ -38,17 +41,22 @@ def first_line(error: BaseException) -> str:
 
 @dataclass(frozen=True)
 class TokenizerInfo:
-    """The tokenizer that wrote the bins; digest is the sha256 of tiktoken.json."""
+    """The tokenizer that wrote the bins; digest is the sha256 of tokenizer.json."""
 
     name: str
     digest: str
     vocab_size: int
     eot_id: int
+    token_bytes_sha256: str = ""  # of token_bytes.bin; "" in manifests from before it was recorded
 
 
 @dataclass(frozen=True)
 class SplitInfo:
-    """One split: tokens counts the EOT of each document, bytes is its UTF-8 text without them."""
+    """One split: tokens counts the EOT of each document, bytes is its UTF-8 text without them.
+
+    block_sha256 is the digests of the file's consecutive BLOCK_BYTES in one string, so that a sample of the file can be
+    checked; "" in manifests from before they were recorded.
+    """
 
     file: str
     tokens: int
@@ -56,6 +64,7 @@ class SplitInfo:
     bytes: int
     max_id: int
     sha256: str
+    block_sha256: str = ""
 
 
 @dataclass(frozen=True)
@@ -85,10 +94,12 @@ class Manifest:
 def read_manifest(directory: str | Path) -> Manifest:
     """Return the checked manifest of a data folder; raise DataError naming the file, the field and the remedy."""
     path = Path(directory) / MANIFEST_NAME
+    if not path.is_file():  # a named pipe would be waited for
+        raise DataError(f"{path}: missing, no data prepared here; {remedy(directory)}")
     try:
+        if path.stat().st_size > LARGEST_MANIFEST:
+            raise ValueError(f"more than {LARGEST_MANIFEST:,} bytes")
         raw = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise DataError(f"{path}: missing, no data prepared here; {remedy(directory)}") from None
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path}: cannot be read ({first_line(error)}); {remedy(directory)} overwrite=true") from None
     try:
@@ -105,10 +116,11 @@ def parse_manifest(raw: Any) -> Manifest:
     if whole(top["format"], "format", 0) != FORMAT:
         raise DataError(f"format is {top['format']}, this version reads {FORMAT}")
     if text(top["dtype"], "dtype") not in DTYPES:
-        raise DataError(f"dtype is {top['dtype']!r}, expected one of {', '.join(DTYPES)}")
+        raise DataError(f"dtype is {reprlib.repr(top['dtype'])}, expected one of {', '.join(DTYPES)}")
     tokenizer = parse_tokenizer(top["tokenizer"], top["dtype"])
     splits = fields_of(top["splits"], "splits", SPLITS)
-    parsed = {name: parse_split(splits[name], f"splits.{name}", tokenizer.vocab_size) for name in SPLITS}
+    itemsize = DTYPES[top["dtype"]].itemsize
+    parsed = {name: parse_split(splits[name], f"splits.{name}", tokenizer.vocab_size, itemsize) for name in SPLITS}
     if parsed["train"].file == parsed["val"].file:
         raise DataError(f"splits.val.file is splits.train.file ({parsed['val'].file})")
     return Manifest(
@@ -124,18 +136,22 @@ def parse_manifest(raw: Any) -> Manifest:
 
 
 def parse_tokenizer(raw: Any, dtype: str) -> TokenizerInfo:
-    values = fields_of(raw, "tokenizer", ("name", "digest", "vocab_size", "eot_id"))
+    values = fields_of(raw, "tokenizer", ("name", "digest", "vocab_size", "eot_id"), ("token_bytes_sha256",))
     vocab_size = whole(values["vocab_size"], "tokenizer.vocab_size", 1, 2 ** (8 * DTYPES[dtype].itemsize))
     eot_id = whole(values["eot_id"], "tokenizer.eot_id", 0, vocab_size - 1)
     return TokenizerInfo(
-        text(values["name"], "tokenizer.name"), digest(values["digest"], "tokenizer.digest"), vocab_size, eot_id
+        text(values["name"], "tokenizer.name"),
+        digest(values["digest"], "tokenizer.digest"),
+        vocab_size,
+        eot_id,
+        digests(values.get("token_bytes_sha256", ""), "tokenizer.token_bytes_sha256", 1),
     )
 
 
-def parse_split(raw: Any, where: str, vocab_size: int) -> SplitInfo:
-    values = fields_of(raw, where, ("file", "tokens", "documents", "bytes", "max_id", "sha256"))
+def parse_split(raw: Any, where: str, vocab_size: int, itemsize: int) -> SplitInfo:
+    values = fields_of(raw, where, ("file", "tokens", "documents", "bytes", "max_id", "sha256"), ("block_sha256",))
     if not FILE_NAME.fullmatch(text(values["file"], f"{where}.file")):
-        raise DataError(f"{where}.file is {values['file']!r}, not a plain file name")
+        raise DataError(f"{where}.file is {reprlib.repr(values['file'])}, not a plain file name")
     tokens = whole(values["tokens"], f"{where}.tokens", 1)
     documents = whole(values["documents"], f"{where}.documents", 1, tokens)  # each document ends with EOT
     return SplitInfo(
@@ -145,6 +161,7 @@ def parse_split(raw: Any, where: str, vocab_size: int) -> SplitInfo:
         whole(values["bytes"], f"{where}.bytes", 0),
         whole(values["max_id"], f"{where}.max_id", 0, vocab_size - 1),
         digest(values["sha256"], f"{where}.sha256"),
+        digests(values.get("block_sha256", ""), f"{where}.block_sha256", -(-tokens * itemsize // BLOCK_BYTES)),
     )
 
 
@@ -175,9 +192,9 @@ def parse_split_method(raw: Any) -> dict[str, Any]:
     whole(values["seed"], "split.seed", 0)
     size = values["test_size"]
     if not isinstance(size, float) or not 0 < size < 1:
-        raise DataError(f"split.test_size is {size!r}, expected a number between 0 and 1")
+        raise DataError(f"split.test_size is {reprlib.repr(size)}, expected a number between 0 and 1")
     if not isinstance(values["shuffle"], bool):
-        raise DataError(f"split.shuffle is {values['shuffle']!r}, expected true or false")
+        raise DataError(f"split.shuffle is {reprlib.repr(values['shuffle'])}, expected true or false")
     return values
 
 
@@ -187,32 +204,41 @@ def parse_versions(raw: Any) -> dict[str, str]:
     return {key: text(value, f"versions.{key}") for key, value in raw.items()}
 
 
-def fields_of(raw: Any, where: str, names: tuple[str, ...]) -> dict[str, Any]:
-    """Return raw if it is an object with exactly these keys."""
+def fields_of(raw: Any, where: str, names: tuple[str, ...], optional: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Return raw if it is an object with exactly these keys; those of later versions are optional."""
     if not isinstance(raw, dict):
         raise DataError(f"{where} is not an object")
-    missing, unknown = [name for name in names if name not in raw], sorted(set(raw) - set(names))
+    missing, unknown = [name for name in names if name not in raw], sorted(set(raw) - {*names, *optional})
     if missing or unknown:
-        raise DataError(f"{where} lacks {missing[0]}" if missing else f"{where} has an unknown field {unknown[0]!r}")
+        raise DataError(
+            f"{where} lacks {missing[0]}" if missing else f"{where} has an unknown field {reprlib.repr(unknown[0])}"
+        )
     return raw
 
 
 def whole(value: Any, where: str, lowest: int, highest: int = LARGEST_COUNT) -> int:
     # bool is an int in Python, and true is not a count.
     if not isinstance(value, int) or isinstance(value, bool) or not lowest <= value <= highest:
-        raise DataError(f"{where} is {value!r}, expected a whole number from {lowest} to {highest}")
+        raise DataError(f"{where} is {reprlib.repr(value)}, expected a whole number from {lowest} to {highest}")
     return value
 
 
 def text(value: Any, where: str) -> str:
     if not isinstance(value, str) or not value:
-        raise DataError(f"{where} is {value!r}, expected a non-empty string")
+        raise DataError(f"{where} is {reprlib.repr(value)}, expected a non-empty string")
     return value
 
 
 def digest(value: Any, where: str) -> str:
     if not isinstance(value, str) or not SHA256.fullmatch(value):
-        raise DataError(f"{where} is {value!r}, expected 64 hexadecimal digits")
+        raise DataError(f"{where} is {reprlib.repr(value)}, expected 64 hexadecimal digits")
+    return value
+
+
+def digests(value: Any, where: str, count: int) -> str:
+    """Return count digests written one after the other, or "" where an older version recorded none."""
+    if not isinstance(value, str) or (value and (len(value) != 64 * count or not re.fullmatch(r"[0-9a-f]+", value))):
+        raise DataError(f"{where} is not {count} times 64 hexadecimal digits")
     return value
 
 

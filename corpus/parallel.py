@@ -19,11 +19,11 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
 import numpy as np
-import tiktoken
 
 from corpus.documents import RECORD, DocumentReader
+from corpus.huggingface_tokenizer import HuggingFaceTokenizer
 from corpus.manifest import DTYPES, DataError, first_line
-from corpus.tokenizer import BYTES_PATTERN, GPT2_PATTERN, load_tokenizer
+from corpus.tokenizer import BYTES_PATTERN, GPT2_PATTERN, Tokenizer, load_tokenizer
 
 CHUNK_BYTES = 2_000_000  # of text: a fraction of a second of work
 DOCUMENT_COST = 100  # bytes; what a document costs beyond its text, so that empty ones fill a chunk too
@@ -48,6 +48,7 @@ class Encoded:
     text_bytes: int
     max_id: int
     repaired: int  # documents with invalid UTF-8, decoded with U+FFFD in its place
+    altered: int  # documents whose tokens do not spell the text; tiktoken's always do
 
 
 class ChunkEncoder:
@@ -62,7 +63,7 @@ class ChunkEncoder:
     def encode(self, index_path: str, start: int, stop: int) -> Encoded:
         """Encode documents [start, stop) of an index file of RECORDs."""
         records = np.fromfile(index_path, dtype=RECORD, count=stop - start, offset=start * RECORD.itemsize)
-        arrays, text_bytes, repaired = [], 0, 0
+        arrays, text_bytes, repaired, altered = [], 0, 0, 0
         for file, offset, length in records.tolist():
             is_valid = True
             try:
@@ -73,7 +74,10 @@ class ChunkEncoder:
                     except UnicodeDecodeError:
                         text, is_valid = piece.decode("utf-8", "replace"), False
                         text_bytes += len(text.encode("utf-8"))
-                    arrays.extend(tokens.astype(self.dtype) for tokens in encode_text(self.encoding, text))
+                    for tokens in encode_text(self.encoding, text):
+                        arrays.append(tokens.astype(self.dtype))
+                    if isinstance(self.encoding, HuggingFaceTokenizer):  # one piece, one array
+                        altered += not self.encoding.spells(tokens.tolist(), text)
             except DataError:
                 raise
             except ValueError as error:
@@ -83,18 +87,19 @@ class ChunkEncoder:
             arrays.append(self.eot)
             repaired += not is_valid
         tokens = np.concatenate(arrays)
-        return Encoded(tokens.tobytes(), len(records), len(tokens), text_bytes, int(tokens.max()), repaired)
+        return Encoded(tokens.tobytes(), len(records), len(tokens), text_bytes, int(tokens.max()), repaired, altered)
 
 
-def split_document(encoding: tiktoken.Encoding, raw: bytes) -> Iterator[bytes]:
+def split_document(encoding: Tokenizer, raw: bytes) -> Iterator[bytes]:
     """Yield a document in pieces of about PIECE_BYTES whose tokens, put together, are those of the whole.
 
     GPT-2's expression never matches across a SAFE_CUT, never looks behind, and looks ahead from blanks alone; in the byte
     tokenizer nothing merges. Decoding is safe there too: both sides of a cut are whole characters. It bounds memory:
-    tiktoken takes about ten bytes for each byte of text, and 50 MB documents may meet in all workers at once.
+    tiktoken takes about ten bytes for each byte of text, and 50 MB documents may meet in all workers at once. Of other
+    tokenizers nothing is known, so their documents stay whole.
     """
-    start = 0
-    while len(raw) - start > PIECE_BYTES and encoding._pat_str in (GPT2_PATTERN, BYTES_PATTERN):
+    start, pattern = 0, getattr(encoding, "_pat_str", None)
+    while len(raw) - start > PIECE_BYTES and pattern in (GPT2_PATTERN, BYTES_PATTERN):
         cut = SAFE_CUT.search(raw, start + PIECE_BYTES)
         if cut is None:
             break
@@ -103,12 +108,15 @@ def split_document(encoding: tiktoken.Encoding, raw: bytes) -> Iterator[bytes]:
     yield raw[start:] if start else raw
 
 
-def encode_text(encoding: tiktoken.Encoding, text: str) -> Iterator[np.ndarray]:
+def encode_text(encoding: Tokenizer, text: str) -> Iterator[np.ndarray]:
     """Yield the tokens of encode_ordinary(text) as uint32 arrays; text that spells EOT is ordinary text.
 
     tiktoken gives up on about a million blanks in a row. GPT-2's expression makes one match of a run of blanks but for its
     last character, so cutting there changes no token.
     """
+    if isinstance(encoding, HuggingFaceTokenizer):
+        yield np.array(encoding.encode_ordinary(text), dtype=np.uint32)
+        return
     try:
         # Not encode_ordinary: this skips building a list of Python integers.
         yield encoding.encode_to_numpy(text, disallowed_special=())

@@ -7,19 +7,18 @@ import platform
 from dataclasses import asdict, dataclass, field
 from typing import Any, Optional
 
-import tiktoken
-
-from corpus.manifest import FORMAT, SplitInfo
-from corpus.sources import DataConfig, SettingError, check_data_config, describe_source
-from corpus.tokenizer import tokenizer_json
+from corpus.manifest import FILE_NAME, FORMAT, SplitInfo
+from corpus.sources import TOKENIZERS, DataConfig, SettingError, check_data_config, describe_source
+from corpus.tokenizer import Tokenizer, byte_lengths, tokenizer_json
 
 
 @dataclass
 class TokenizerConfig:
-    """Which tokenizer, and a folder that holds its files for a machine without network."""
+    """Which tokenizer, and where its files are: for gpt2 a folder, for one that is not ours a tokenizer.json."""
 
     name: str = "gpt2"
     files: Optional[str] = None
+    eos_token: Optional[str] = None  # of a tokenizer.json whose special tokens leave it open
 
 
 @dataclass
@@ -35,20 +34,37 @@ class PrepareConfig:
 
 def check_settings(config: PrepareConfig) -> None:
     check_data_config(config.data)
-    if config.tokenizer.name not in ("gpt2", "bytes"):
-        raise SettingError(f"tokenizer.name={config.tokenizer.name}: there are gpt2, bytes")
+    check_tokenizer_settings(config.tokenizer)
     for key in ("num_proc", "limit_documents"):
         value = getattr(config, key)
         if value is not None and value < 1:
             raise SettingError(f"{key}={value}: expected a whole number from 1 on, or null")
 
 
+def check_tokenizer_settings(config: TokenizerConfig) -> None:
+    """Raise SettingError unless name and files belong together."""
+    if not FILE_NAME.fullmatch(config.name):
+        raise SettingError(f"data.tokenizer={config.name}: use letters, digits and _ . - only")
+    is_own, is_json = config.name in TOKENIZERS, (config.files or "").endswith(".json")
+    if not is_own and config.files is None:
+        raise SettingError(
+            f"data.tokenizer={config.name}: there are {', '.join(TOKENIZERS)}; any other needs "
+            "tokenizer.files=PATH, its Hugging Face tokenizer.json"
+        )
+    if is_own and (is_json or config.eos_token is not None):
+        raise SettingError(
+            f"tokenizer.files={config.files}: a tokenizer.json needs a name other than {config.name}: "
+            "data=openwebtext_llama2 has one, data.tokenizer=NAME gives one"
+        )
+
+
 class Plan:
     """What a run will produce, known before any text is read: recorded in the manifest, compared by fingerprint."""
 
-    def __init__(self, config: PrepareConfig, encoding: tiktoken.Encoding) -> None:
+    def __init__(self, config: PrepareConfig, encoding: Tokenizer) -> None:
         data = config.data
         self.encoding, self.tokenizer_json = encoding, tokenizer_json(encoding)
+        self.token_bytes = byte_lengths(encoding).tobytes()
         self.name = data.name
         self.dtype = "uint16" if encoding.n_vocab <= 65536 else "uint32"
         self.tokenizer = {
@@ -68,15 +84,15 @@ class Plan:
         self.fingerprint = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
         self.source["fingerprint"] = self.fingerprint
 
-    def manifest(self, splits: dict[str, SplitInfo], repaired: int) -> dict[str, Any]:
-        versions = {name: installed_version(name) for name in ("tiktoken", "datasets", "numpy")}
+    def manifest(self, splits: dict[str, SplitInfo], repaired: int, altered: int) -> dict[str, Any]:
+        versions = {name: installed_version(name) for name in ("tiktoken", "tokenizers", "datasets", "numpy")}
         return {
             "format": FORMAT,
             "name": self.name,
-            "tokenizer": self.tokenizer,
+            "tokenizer": {**self.tokenizer, "token_bytes_sha256": hashlib.sha256(self.token_bytes).hexdigest()},
             "dtype": self.dtype,
             "splits": {name: asdict(info) for name, info in splits.items()},
-            "source": {**self.source, "invalid_utf8_documents": repaired},
+            "source": {**self.source, "invalid_utf8_documents": repaired, "altered_documents": altered},
             "split": self.split,
             "versions": {"python": platform.python_version(), **versions},
         }

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from corpus.bin_writer import BinWriter
 from corpus.documents import Documents, split_order
@@ -17,9 +18,9 @@ from corpus.manifest import MANIFEST_NAME, SPLITS, TOKEN_BYTES_NAME, TOKENIZER_N
 from corpus.parallel import Encoded, encoder, plan_chunks
 from corpus.plan import Plan, PrepareConfig, check_settings
 from corpus.progress import ProgressReport, read_progress, record_progress
-from corpus.sources import SettingError, open_documents
-from corpus.token_file import check_size, read_manifest, sync_path, write_json_atomically
-from corpus.tokenizer import byte_lengths, make_tokenizer
+from corpus.sources import check_vocab_size, open_documents
+from corpus.token_file import read_manifest, sync_path, verify_token_files, write_json_atomically
+from corpus.tokenizer import make_tokenizer
 
 PROGRESS_NAME = "progress.json.partial"
 SCRATCH_NAME = "documents.partial"
@@ -41,11 +42,8 @@ def prepare(config: PrepareConfig) -> None:
     check_settings(config)
     directory = Path(config.data.dir)
     try:
-        encoding = make_tokenizer(config.tokenizer.name, config.tokenizer.files)
-        if encoding.n_vocab > config.data.vocab_size:
-            raise SettingError(
-                f"data.vocab_size={config.data.vocab_size}: tokenizer {encoding.name} has {encoding.n_vocab} tokens"
-            )
+        encoding = make_tokenizer(config.tokenizer.name, config.tokenizer.files, config.tokenizer.eos_token)
+        check_vocab_size(config.data.vocab_size, encoding.name, encoding.n_vocab)
         plan = Plan(config, encoding)
         directory.mkdir(parents=True, exist_ok=True)
         with exclusive(directory):
@@ -102,8 +100,7 @@ def is_prepared(directory: Path, plan: Plan, overwrite: bool) -> bool:
         raise DataError(
             f"{directory}: holds bins prepared with other settings ({', '.join(differing)}); overwrite=true replaces them, data.dir=DIR keeps both"
         )
-    for info in manifest.splits.values():
-        check_size(directory / info.file, info.tokens * manifest.itemsize)
+    verify_token_files(directory, manifest)
     return True
 
 
@@ -153,9 +150,16 @@ def build(directory: Path, config: PrepareConfig, plan: Plan) -> None:
                 record,
             )
     repaired = documents.repaired + sum(writer.progress.repaired for writer in writers.values())
+    altered = sum(writer.progress.altered for writer in writers.values())
     splits = {name: writer.finish() for name, writer in writers.items()}
-    publish(directory, plan, splits, repaired)
+    publish(directory, plan, splits, plan.manifest(splits, repaired, altered))
     summarize(directory, config, splits, repaired, time.monotonic() - started)
+    if altered:
+        print(
+            f"warning: in {altered:,} documents the tokens do not spell the text byte for byte (the tokenizer normalizes "
+            "it); bits per byte is that of the tokens' bytes",
+            file=sys.stderr,
+        )
 
 
 def require_space(directory: Path, documents: Documents, writers: dict[str, BinWriter], plan: Plan) -> None:
@@ -195,20 +199,17 @@ def write_split(
     record()
 
 
-def publish(directory: Path, plan: Plan, splits: dict[str, SplitInfo], repaired: int) -> None:
+def publish(directory: Path, plan: Plan, splits: dict[str, SplitInfo], manifest: dict[str, Any]) -> None:
     """Give every file its final name, the manifest last: where it is, everything is."""
     (directory / MANIFEST_NAME).unlink(missing_ok=True)  # overwrite=true: no old manifest over new bins
-    for name, content in (
-        (TOKENIZER_NAME, plan.tokenizer_json),
-        (TOKEN_BYTES_NAME, byte_lengths(plan.encoding).tobytes()),
-    ):
+    for name, content in ((TOKENIZER_NAME, plan.tokenizer_json), (TOKEN_BYTES_NAME, plan.token_bytes)):
         partial = directory / f"{name}.partial"
         partial.write_bytes(content)
         os.replace(partial, directory / name)
     for info in splits.values():
         os.replace(directory / f"{info.file}.partial", directory / info.file)
     sync_path(directory)
-    write_json_atomically(directory / MANIFEST_NAME, plan.manifest(splits, repaired))
+    write_json_atomically(directory / MANIFEST_NAME, manifest)
     (directory / PROGRESS_NAME).unlink(missing_ok=True)
     shutil.rmtree(directory / SCRATCH_NAME, ignore_errors=True)
 

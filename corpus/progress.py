@@ -3,7 +3,7 @@
 import json
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 
 from tqdm import tqdm
@@ -16,13 +16,17 @@ SECONDS_BETWEEN_LINES = 10.0
 
 @dataclass(frozen=True)
 class Progress:
-    """What of a split is safely on disk; repaired counts documents with invalid UTF-8."""
+    """What of a split is safely on disk.
+
+    repaired counts documents with invalid UTF-8, altered those whose tokens do not spell the text byte for byte.
+    """
 
     documents: int = 0
     tokens: int = 0
     text_bytes: int = 0
     max_id: int = 0
     repaired: int = 0
+    altered: int = 0
 
 
 def read_progress(path: Path, fingerprint: str) -> dict[str, Progress]:
@@ -30,11 +34,10 @@ def read_progress(path: Path, fingerprint: str) -> dict[str, Progress]:
     try:
         recorded = json.loads(path.read_bytes())
         if recorded["fingerprint"] == fingerprint:
-            return {
-                name: Progress(**{key: abs(int(value)) for key, value in recorded["splits"][name].items()})
-                for name in SPLITS
-            }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            splits = {name: Progress(**recorded["splits"][name]) for name in SPLITS}
+            if all(type(value) is int and value >= 0 for done in splits.values() for value in astuple(done)):
+                return splits
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         pass
     return {name: Progress() for name in SPLITS}
 

@@ -1,11 +1,9 @@
 """Name the places text comes from and turn each into addressable documents.
 
-`datasets` and `pyarrow` are imported where they are needed: workers and the reading of local text do without.
+What reads each of them is imported where it is needed: workers do without all of it.
 """
 
-import errno
 import glob
-import json
 import os
 import sys
 import sysconfig
@@ -13,13 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Optional
 
-import numpy as np
-
 from corpus.documents import Documents, DocumentStore
-from corpus.manifest import DataError, first_line
+from corpus.manifest import DataError
 
 SOURCES = ("huggingface", "files", "docs")
 TOKENIZERS = ("gpt2", "bytes")
+LARGEST_PADDING = 1024
 
 
 class SettingError(ValueError):
@@ -48,8 +45,8 @@ class DataConfig:
     revision: Optional[str] = None
     files: Any = None  # a glob or a list of globs
     text_column: str = "text"
-    tokenizer: str = "gpt2"  # one of TOKENIZERS
-    vocab_size: int = 50304  # of the model's embedding, at least the tokenizer's own
+    tokenizer: str = "gpt2"  # one of TOKENIZERS, or the name given to a tokenizer.json
+    vocab_size: int = 50304  # of the model's embedding: the tokenizer's own, or a little more
     val_fraction: float = 0.0005
     split_seed: int = 2357
     expected: ExpectedCounts = field(default_factory=ExpectedCounts)
@@ -57,9 +54,8 @@ class DataConfig:
 
 def check_data_config(config: DataConfig) -> None:
     """Raise SettingError for values that no run could use."""
-    for key, value, choices in (("source", config.source, SOURCES), ("tokenizer", config.tokenizer, TOKENIZERS)):
-        if value not in choices:
-            raise SettingError(f"data.{key}={value}: there are {', '.join(choices)}")
+    if config.source not in SOURCES:
+        raise SettingError(f"data.source={config.source}: there are {', '.join(SOURCES)}")
     if not 0 < config.val_fraction < 1:
         raise SettingError(f"data.val_fraction={config.val_fraction}: expected a number between 0 and 1")
     if config.split_seed < 0:
@@ -75,6 +71,18 @@ def check_data_config(config: DataConfig) -> None:
     if config.source == "huggingface" and not config.repo:
         raise SettingError(
             "data.repo is not set; data.source=huggingface needs one, for example Skylion007/openwebtext"
+        )
+
+
+def check_vocab_size(vocab_size: int, tokenizer: str, n_tokens: int) -> None:
+    """Raise SettingError unless a model of vocab_size outputs suits a tokenizer of n_tokens; the message says what would.
+
+    Padding to a round number is common; a thousand outputs that nothing ever trains are another corpus's setting.
+    """
+    if not n_tokens <= vocab_size < n_tokens + LARGEST_PADDING:
+        raise SettingError(
+            f"data.vocab_size={vocab_size}: the tokenizer {tokenizer} has {n_tokens} tokens; "
+            f"data.vocab_size={-(-n_tokens // 64) * 64} suits it"
         )
 
 
@@ -121,13 +129,15 @@ def open_documents(config: DataConfig, folder: Path, limit: int | None, num_proc
 
     A folder that a killed run with the same fingerprint completed is used again.
     """
-    saved = load_documents(folder, fingerprint)
+    saved = Documents.load(folder, fingerprint)
     if saved is not None:
         return saved
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.iterdir():
         old.unlink()
     if config.source == "huggingface":
+        from corpus.hub import read_huggingface
+
         documents = read_huggingface(config, folder, limit, num_proc)
     elif config.source == "docs":
         from corpus.documentation import add_documentation
@@ -143,46 +153,3 @@ def open_documents(config: DataConfig, folder: Path, limit: int | None, num_proc
         documents = store.finish()
     documents.save(folder, fingerprint)
     return documents
-
-
-def load_documents(folder: Path, fingerprint: str) -> Documents | None:
-    """Return the index a completed earlier run left in folder, None if there is none or its settings or files are gone."""
-    try:
-        saved = json.loads((folder / "documents.json").read_bytes())
-        if saved["fingerprint"] == fingerprint and all(os.path.exists(path) for path in saved["paths"]):
-            return Documents(saved["paths"], np.load(folder / "records.npy"), saved["repaired"])
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
-    return None
-
-
-def read_huggingface(config: DataConfig, folder: Path, limit: int | None, num_proc: int) -> Documents:
-    """Return the train split of a dataset on the hub, addressed inside the Arrow files of its cache."""
-    import datasets
-
-    from corpus.readers import add_column, index_arrow_files, require_column
-
-    try:
-        dataset = datasets.load_dataset(
-            config.repo, revision=config.revision, split="train", num_proc=num_proc if num_proc > 1 else None
-        )
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise DataError(
-            f"{config.repo}: cannot be loaded ({first_line(error)}); data=local reads parquet files from disk, data=docs needs nothing"
-        ) from None
-    except (ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-        raise DataError(f"{config.repo} at revision {config.revision}: {first_line(error)}") from None
-    require_column(config.repo, config.text_column, dataset.column_names)
-    files = [entry["filename"] for entry in dataset.cache_files]
-    in_place = index_arrow_files(files, config.text_column, len(dataset), limit) if files else None
-    if in_place is not None:
-        return in_place
-    store = DocumentStore(folder / "text.bin", limit)
-    for table in dataset.select_columns([config.text_column]).with_format("arrow").iter(batch_size=256):
-        for chunk in table.column(0).chunks:
-            add_column(store, config.repo, chunk)
-        if store.is_full:
-            break
-    return store.finish()

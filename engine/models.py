@@ -85,7 +85,7 @@ def build_model(node: dict[str, Any], matrices: str = "float32", device: str = "
 def max_norm_deviation(model: torch.nn.Module) -> float | None:
     """Return the largest |norm - 1| over the vectors of the matrices kept at unit norm, None where there are none."""
     deviations = [
-        (torch.linalg.vector_norm(weight, dim=dim, dtype=torch.float32) - 1).abs().max()
+        (torch.linalg.vector_norm(weight.to(torch.promote_types(weight.dtype, torch.float32)), dim=dim) - 1).abs().max()
         for weight, dim in model.normalized_matrices()
     ]
     return torch.stack(deviations).max().item() if deviations else None

@@ -6,18 +6,21 @@ Each contender runs in processes of its own with empty caches. Memory is the pea
 pages divided among their users) summed over the contender's processes.
 """
 
-import glob
-import os
-import re
-import subprocess
 import sys
-import tempfile
-import threading
-import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+# Replaced, not extended: scripts/inspect.py would hide the standard library's inspect from all that follows.
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[0] = str(ROOT)
+
+import glob  # noqa: E402
+import os  # noqa: E402
+import re  # noqa: E402
+import subprocess  # noqa: E402
+import tempfile  # noqa: E402
+import threading  # noqa: E402
+import time  # noqa: E402
+
 CORES = len(os.sched_getaffinity(0))
 
 

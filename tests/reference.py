@@ -53,8 +53,10 @@ def gpt_logits(weights, tokens, n_layer, n_head, base=10000.0, eps=1e-6):
             heads = []
             for n in range(n_head):
                 part = slice(n * K, (n + 1) * K)
-                q = rope(x @ w["attn.q_proj.weight"][part].T, base)
-                k = rope(x @ w["attn.k_proj.weight"][part].T, base)
+                q, k = x @ w["attn.q_proj.weight"][part].T, x @ w["attn.k_proj.weight"][part].T
+                if "attn.q_norm.weight" in w:  # GPT with query-key normalization
+                    q, k = rms(q, w["attn.q_norm.weight"]), rms(k, w["attn.k_norm.weight"])
+                q, k = rope(q, base), rope(k, base)
                 heads.append(attend(q, k, x @ w["attn.v_proj.weight"][part].T, 1 / math.sqrt(K)))
             h = h + torch.cat(heads, -1) @ w["attn.o_proj.weight"].T
             x = rms(h, w["mlp_norm.weight"])

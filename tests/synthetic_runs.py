@@ -1,8 +1,10 @@
 """Make run folders with a known speedup: loss = E + A * (k * tokens) ** -b, the challenger with its own k."""
 
 import json
+import math
 from pathlib import Path
 
+import numpy as np
 import yaml
 
 TOKENS_PER_STEP = 4096
@@ -56,7 +58,7 @@ def make_run(
         "device": {"type": "cpu", "name": "test"},
         "world_size": 1,
         "commit": "abc1234",
-        "evaluation": {"windows": 64, "tokens": 8192, "digest": "eval-1"},
+        "evaluation": {"windows": 64, "tokens": 8192, "bytes": 8192, "digest": "eval-1"},
         "versions": {"torch": "2.13.0"},
     }
     for target, changes in ((settings, config), (facts, environment)):
@@ -78,37 +80,51 @@ def make_run(
     return folder
 
 
-def make_ladders(
-    root: Path,
+def make_losses(
+    generator,
     advantage: float,
     budgets=(100, 200, 400, 800),
     seeds=(0,),
     rates=(3e-3,),
     noise: float = 0.0,
-    step_ratio: float = 1.0,
-) -> list[Path]:
-    """Write runs of both arms at every budget, seed and rate; the middle rate is the best one."""
-    folders = []
-    for model, k, seconds in (("gpt", 1.0, 0.1), ("ngpt", advantage, 0.1 * step_ratio)):
-        for steps in budgets:
-            for seed in seeds:
-                for position, lr in enumerate(rates):
-                    worse = 0.02 * abs(position - len(rates) // 2)
-                    jitter = noise * ((seed * 7 + steps // 100 * 3 + len(model)) % 5 - 2)
-                    loss = final_loss(steps * TOKENS_PER_STEP, k) + worse + jitter
-                    folders.append(
-                        make_run(
-                            root,
-                            f"{model}-{steps}-{lr}-{seed}",
-                            model,
-                            steps,
-                            lr=lr,
-                            seed=seed,
-                            loss=loss,
-                            step_seconds=seconds,
-                        )
-                    )
-    return folders
+    curvature: float = 0.02,
+) -> dict:
+    """Return {(model, steps, seed, rate): loss}: a power law, a parabola over the logarithm of the rate, and noise.
+
+    The middle rate is the best one of the grid (the optimum lies a third of the way to the next), and lies on the law.
+    Half of the noise's variance is a seed's own at a budget (its data order), shared by arms and rates.
+    """
+    best = math.log2(rates[len(rates) // 2]) + (1 / 3 if len(rates) > 1 else 0)
+    excess = {rate: curvature * (math.log2(rate) - best) ** 2 for rate in rates}
+    shared = {(seed, steps): generator.normal() for seed in seeds for steps in budgets}
+    return {
+        (model, steps, seed, rate): final_loss(steps * TOKENS_PER_STEP, k)
+        + excess[rate]
+        - min(excess.values())
+        + noise * math.sqrt(0.5) * (shared[seed, steps] + generator.normal())
+        for model, k in (("gpt", 1.0), ("ngpt", advantage))
+        for steps in budgets
+        for seed in seeds
+        for rate in rates
+    }
+
+
+def make_ladders(root: Path, advantage: float, step_ratio: float = 1.0, random_seed: int = 0, **options) -> list[Path]:
+    """Write runs of both arms at every budget, seed and rate; options as in make_losses, a step takes 0.1 s."""
+    losses = make_losses(np.random.default_rng(random_seed), advantage, **options)
+    return [
+        make_run(
+            root,
+            f"{model}-{steps}-{rate}-{seed}",
+            model,
+            steps,
+            lr=rate,
+            seed=seed,
+            loss=loss,
+            step_seconds=0.1 if model == "gpt" else 0.1 * step_ratio,
+        )
+        for (model, steps, seed, rate), loss in losses.items()
+    ]
 
 
 def set_value(mapping: dict, dotted: str, value) -> None:

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 from synthetic_runs import make_ladders, make_run
 
-from analysis.comparison import IncomparableError, analyze_runs
+from analysis.comparability import IncomparableError
+from analysis.comparison import analyze_runs
+from analysis.groups import analyze_groups
 from analysis.record import to_mapping
 from analysis.report import render_page, write_report
 from analysis.runs import read_runs
@@ -20,6 +22,10 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def analyze(folders, **options):
     return analyze_runs(read_runs(folders), **options)
+
+
+def report_on(folders):
+    return analyze_groups(read_runs(folders))
 
 
 def run_cli(*arguments, cwd):
@@ -182,8 +188,10 @@ def test_one_arm_and_no_common_budget_say_what_is_missing(tmp_path):
     assert "without a second arm" in alone.headlines[0] and not alone.comparisons
     apart = analyze([make_run(tmp_path, "gpt-b", steps=100), make_run(tmp_path, "ngpt-b", "ngpt", steps=200)])
     assert any("no budget in common" in warning for warning in apart.warnings)
-    for name, analysis in (("alone", alone), ("apart", apart)):
-        write_report(analysis, tmp_path / name)
+    for name in ("gpt-a", "gpt-b"):
+        write_report(
+            report_on([tmp_path / name, *([tmp_path / "ngpt-b"] if name == "gpt-b" else [])]), tmp_path / "out"
+        )
 
 
 def test_seeds_give_errors_and_an_interval(tmp_path):
@@ -192,7 +200,7 @@ def test_seeds_give_errors_and_an_interval(tmp_path):
     assert interval.seeds == 3 and interval.paired and interval.low <= interval.high
     assert interval.low < 1.95 and interval.high > 1.65
     assert all(gap.paired and gap.standard_error is not None for gap in analysis.comparisons[0].gaps)
-    assert "n = 3 seeds" in analysis.headlines[0] and "4 budgets, 3 seeds each" in analysis.headlines[0]
+    assert "(3 seeds, bootstrap" in analysis.headlines[0] and "4 budgets, 3 seeds each" in analysis.headlines[0]
 
 
 def test_text_fits_a_terminal(tmp_path):
@@ -210,12 +218,11 @@ def test_report_is_self_contained_and_escaped(tmp_path):
     evil = "<script>alert(1)</script>$x_{\"'&"
     folders = make_ladders(tmp_path, 1.5, budgets=(100, 200), rates=(1e-3, 3e-3, 9e-3))
     folders.append(make_run(tmp_path, "gpt <img src=x onerror=alert(2)>", seed=9))
-    folders.append(make_run(tmp_path, "evil", evil, config={"data.name": evil}, environment={"commit": evil}))
-    analysis = analyze(folders)
-    written = write_report(analysis, tmp_path / "out")
+    folders.append(make_run(tmp_path, "evil", evil, config={"data.revision": evil}, environment={"commit": evil}))
+    written = write_report(report_on(folders), tmp_path / "out")
     page = (tmp_path / "out" / "report.html").read_text()
     pictures = [path for path in written if path.suffix == ".png"]
-    assert len(pictures) == 5 and page.count('src="data:image/png;base64,') == 5 and page.count("<img") == 5
+    assert len(pictures) == 6 and page.count('src="data:image/png;base64,') == 6 and page.count("<img") == 6
     assert "<script" not in page and "onerror=alert(2)&gt;" in page
     assert not re.search(r"https?://|url\(|<link|@import", page)
     assert "prefers-color-scheme: dark" in page and page.index("nGPT reached") < page.index("<table")
@@ -255,4 +262,4 @@ def test_analysis_does_not_load_torch(tmp_path):
 def test_same_input_gives_the_same_numbers(tmp_path):
     folders = make_ladders(tmp_path, 1.5, budgets=(100, 200), seeds=(0, 1), noise=0.003)
     assert to_mapping(analyze(folders)) == to_mapping(analyze(folders))
-    assert render_page(analyze(folders), []) == render_page(analyze(folders), [])
+    assert render_page(report_on(folders), []) == render_page(report_on(folders), [])

@@ -29,11 +29,11 @@ from corpus import prepare as module
 from corpus.documents import split_order
 from corpus.prepare import prepare
 from corpus.sources import SettingError
-from corpus.token_file import DataError, read_manifest, verify_digests
+from corpus.token_file import DataError, read_manifest, verify_token_files
 from corpus.tokenizer import load_tokenizer
 
 TEXTS = make_texts(200)
-FINAL = ["manifest.json", "tiktoken.json", "token_bytes.bin", "train.bin", "val.bin"]
+FINAL = ["manifest.json", "token_bytes.bin", "tokenizer.json", "train.bin", "val.bin"]
 # Small chunks and a record after each, so that a fault can fall between two of many.
 FINE = "import corpus.parallel, corpus.prepare, corpus.bin_writer, os, signal\ncorpus.parallel.CHUNK_BYTES = 4000\ncorpus.prepare.SECONDS_BETWEEN_RECORDS = 0\n"
 
@@ -79,7 +79,7 @@ def test_bins_are_nanogpts_with_any_number_of_workers(tmp_path, shards, expected
     assert read_bins(tmp_path) == expected
     assert names(tmp_path) == FINAL
     manifest = read_manifest(tmp_path)
-    verify_digests(tmp_path, manifest)
+    verify_token_files(tmp_path, manifest, full=True)
     for name, info in manifest.splits.items():
         assert info.tokens * 2 == len(expected[name]) and info.sha256 == hashlib.sha256(expected[name]).hexdigest()
     assert [entry["name"] for entry in manifest.source["files"]] == ["0.parquet", "1.parquet", "2.parquet"]
@@ -87,7 +87,7 @@ def test_bins_are_nanogpts_with_any_number_of_workers(tmp_path, shards, expected
 
 def test_tokens_decode_to_the_documents(tmp_path, shards):
     prepare(local_config(tmp_path, shards))
-    encoding = load_tokenizer(tmp_path / "tiktoken.json")
+    encoding = load_tokenizer(tmp_path / "tokenizer.json")
     for name, order in split_order(len(TEXTS), 0.1, 2357).items():
         tokens = np.fromfile(tmp_path / f"{name}.bin", dtype="<u2")
         ends = np.flatnonzero(tokens == EOT)
@@ -112,13 +112,13 @@ def test_other_settings_are_refused_unless_told_to_overwrite(tmp_path, shards):
         {"split_seed": 1},
         {"val_fraction": 0.2},
         {"limit_documents": 50},
-        {"tokenizer": "bytes"},
+        {"tokenizer": "bytes", "vocab_size": 272},
         {"files": shards.replace("*", "[01]")},
     ):
         with pytest.raises(DataError, match="other settings .*overwrite=true") as caught:
             prepare(local_config(tmp_path, **{"files": shards, **changed}))
         assert {"split_seed": "split.seed", "val_fraction": "split.test_size", "tokenizer": "tokenizer.name"}.get(
-            *changed, "source."
+            next(iter(changed)), "source."
         ) in str(caught.value)
     assert read_bins(tmp_path) == old
     prepare(local_config(tmp_path, shards, split_seed=1, overwrite=True))
@@ -160,7 +160,7 @@ corpus.bin_writer.BinWriter.append = append
     )
     killed = run_command(*overrides(tmp_path, shards), "num_proc=2", before=fault)
     assert killed.returncode == -signal.SIGKILL
-    assert not set(FINAL) & set(names(tmp_path)) - {"tiktoken.json"} and "train.bin.partial" in names(tmp_path)
+    assert not set(FINAL) & set(names(tmp_path)) - {"tokenizer.json"} and "train.bin.partial" in names(tmp_path)
     wait_until_gone(map(int, killed.stdout.split()))
     recorded = (
         json.loads((tmp_path / "progress.json.partial").read_bytes())["splits"]["train"]["documents"] if chunks else 0
@@ -175,7 +175,7 @@ corpus.bin_writer.BinWriter.append = append
     assert again.returncode == 0, again.stderr
     assert f"from {recorded}\n" in again.stdout
     assert read_bins(tmp_path) == expected and names(tmp_path) == FINAL
-    verify_digests(tmp_path, read_manifest(tmp_path))
+    verify_token_files(tmp_path, read_manifest(tmp_path), full=True)
 
 
 def test_busy_workers_die_with_their_parent(tmp_path):
@@ -333,7 +333,8 @@ def test_two_runs_at_once_are_refused(tmp_path, shards):
         ({"limit_documents": 0}, "limit_documents"),
         ({"files": None}, "data.files"),
         ({"files": [3]}, "data.files"),
-        ({"vocab_size": 50000}, "vocab_size"),
+        ({"vocab_size": 50000}, "data.vocab_size=50304 suits"),
+        ({"vocab_size": 60000}, "data.vocab_size=50304 suits"),
         ({"source": "huggingface"}, "data.repo"),
         ({"split_seed": -1}, "split_seed"),
     ],
@@ -389,8 +390,8 @@ def test_cutting_long_blanks_changes_no_token(tmp_path, monkeypatch):
 def load_tokenizer_of(tmp_path):
     from corpus.tokenizer import make_tokenizer, tokenizer_json
 
-    (tmp_path / "tiktoken.json").write_bytes(tokenizer_json(make_tokenizer("gpt2")))
-    return load_tokenizer(tmp_path / "tiktoken.json")
+    (tmp_path / "tokenizer.json").write_bytes(tokenizer_json(make_tokenizer("gpt2")))
+    return load_tokenizer(tmp_path / "tokenizer.json")
 
 
 def test_pieces_of_a_document_have_the_tokens_of_the_whole(tmp_path, monkeypatch):

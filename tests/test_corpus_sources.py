@@ -2,6 +2,9 @@
 
 import gzip
 import json
+import os
+import socket
+import time
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +26,7 @@ TEXTS = make_texts(40)
 
 def local_config(out, files, **settings):
     """Bytes as tokens: what is tested here is the reading, and GPT-2's tables take a second to load."""
-    return any_config(out, files, **{"tokenizer": "bytes", **settings})
+    return any_config(out, files, **{"tokenizer": "bytes", "vocab_size": 272, **settings})
 
 
 def json_lines(texts, **dumps):
@@ -275,6 +278,7 @@ def test_hub_dataset_gives_nanogpts_bins(tmp_path, monkeypatch, in_place):
         )
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    monkeypatch.setattr("corpus.hub.hub_answers", lambda: True)
     config = local_config(
         tmp_path / "out",
         files,
@@ -282,6 +286,7 @@ def test_hub_dataset_gives_nanogpts_bins(tmp_path, monkeypatch, in_place):
         repo="Skylion007/openwebtext",
         revision="79d93d78",
         tokenizer="gpt2",
+        vocab_size=50304,
     )
     prepare(config)
     assert asked == [("Skylion007/openwebtext", "79d93d78", "train")] and read_bins(tmp_path / "out") == expected
@@ -307,9 +312,36 @@ def test_hub_failures_are_one_line(tmp_path, monkeypatch, error):
         raise error
 
     monkeypatch.setattr(datasets, "load_dataset", fail)
+    monkeypatch.setattr("corpus.hub.hub_answers", lambda: True)
     with pytest.raises(DataError, match="^Skylion007/openwebtext") as caught:
         prepare(local_config(tmp_path / "out", None, source="huggingface", repo="Skylion007/openwebtext"))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("network", ["none", "silent"])
+def test_without_the_hub_the_command_ends_soon(tmp_path, network):
+    """No name server, or a proxy that accepts and never answers; the hub's own retries would take 24 seconds."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"http://127.0.0.1:{server.getsockname()[1] if network == 'silent' else 9}"
+        environment = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
+        environment |= {"HTTPS_PROXY": address, "https_proxy": address, "HF_HOME": str(tmp_path / "cache")}
+        started = time.monotonic()
+        result = run_command(f"data.dir={tmp_path / 'out'}", "num_proc=1", env=environment)
+        seconds = time.monotonic() - started
+    assert result.returncode == 3 and "no answer from https://huggingface.co" in result.stderr, result.stderr
+    # Three seconds of waiting; the rest is the importing of datasets, on a machine that may be busy.
+    assert result.stderr.count("\n") == 2 and seconds < 15
+
+
+def test_file_names_that_are_not_utf8(tmp_path):
+    text = tmp_path / "text"
+    text.mkdir()
+    for number in range(3):
+        with open(os.fsencode(text) + b"/%d\xff.txt" % number, "w") as file:
+            file.write(f"text {number}")
+    prepare(local_config(tmp_path / "out", str(text / "*.txt")))
+    assert len(read_manifest(tmp_path / "out").source["files"]) == 3
+    prepare(local_config(tmp_path / "out", str(text / "*.txt")))
 
 
 def test_documentation_takes_docstrings_and_runs_nothing(tmp_path):

@@ -2,18 +2,21 @@
 
 import copy
 import json
+import os
 
 import numpy as np
 import pytest
 from corpus_support import local_config, make_texts, write_shards
 
+from corpus import bin_writer, token_file
+from corpus import manifest as manifest_module
 from corpus.prepare import prepare
 from corpus.token_file import (
     DataError,
     open_token_file,
     read_manifest,
     token_byte_lengths,
-    verify_digests,
+    verify_token_files,
     write_json_atomically,
 )
 
@@ -73,15 +76,90 @@ def test_file_truncated_while_open(copied):
         tokens.read_window(0, 10)
 
 
-@pytest.mark.parametrize("name", ["train.bin", "val.bin", "tiktoken.json"])
-def test_one_flipped_bit_is_found(copied, name):
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize("name", ["train.bin", "val.bin", "tokenizer.json", "token_bytes.bin"])
+def test_one_flipped_bit_is_found(copied, name, full):
     manifest = read_manifest(copied)
-    verify_digests(copied, manifest)
+    verify_token_files(copied, manifest, full)
     content = bytearray((copied / name).read_bytes())
     content[len(content) // 2] ^= 1
     (copied / name).write_bytes(content)
+    with pytest.raises(DataError, match=rf"{name}: its contents have changed.*prepare_owt\.py") as caught:
+        verify_token_files(copied, manifest, full)
+    assert caught.value.exit_code == 3
+
+
+@pytest.mark.parametrize("name", ["train.bin", "val.bin", "tokenizer.json", "token_bytes.bin"])
+@pytest.mark.parametrize("fault", ["truncated", "odd", "longer", "empty", "missing", "folder", "pipe"])
+def test_the_fast_check_finds_what_is_not_the_right_size(copied, name, fault):
+    manifest, path = read_manifest(copied), copied / name
+    content = path.read_bytes()
+    path.unlink()
+    if fault == "folder":
+        path.mkdir()
+    elif fault == "pipe":  # opening it would wait for a writer
+        os.mkfifo(path)
+    elif fault != "missing":
+        path.write_bytes(
+            {"truncated": content[:-4], "odd": content[:-1], "longer": content + b"xx", "empty": b""}[fault]
+        )
     with pytest.raises(DataError, match=name):
-        verify_digests(copied, manifest)
+        verify_token_files(copied, manifest)
+
+
+def test_the_fast_check_samples_and_the_full_one_reads_everything(copied, monkeypatch):
+    """A file of many blocks: the first and the last are always read, others by lot."""
+    for module in (bin_writer, manifest_module, token_file):
+        monkeypatch.setattr(module, "BLOCK_BYTES", 100)
+    info = read_manifest_with_blocks(copied)
+    size = (copied / "train.bin").stat().st_size
+    assert len(info.splits["train"].block_sha256) == 64 * -(-size // 100) and size > 5000
+    for position, always in ((3, True), (size - 1, True), (size // 2, False)):
+        content = bytearray((copied / "train.bin").read_bytes())
+        content[position] ^= 4
+        (copied / "train.bin").write_bytes(content)
+        found = sum(is_refused(copied, info) for _ in range(200))
+        assert found == 200 if always else 0 < found < 100
+        with pytest.raises(DataError, match="train.bin"):
+            verify_token_files(copied, info, full=True)
+        content[position] ^= 4
+        (copied / "train.bin").write_bytes(content)
+
+
+def read_manifest_with_blocks(folder):
+    """Return the manifest with block digests as prepare would have recorded them with the present BLOCK_BYTES."""
+    raw = json.loads((folder / "manifest.json").read_bytes())
+    for split in raw["splits"].values():
+        digests, content = bin_writer.FileDigests(), (folder / split["file"]).read_bytes()
+        for start in range(0, len(content), 37):
+            digests.update(content[start : start + 37])
+        assert digests.whole.hexdigest() == split["sha256"]
+        split["block_sha256"] = digests.blocks()
+    return manifest_module.parse_manifest(raw)
+
+
+def is_refused(folder, manifest):
+    try:
+        verify_token_files(folder, manifest)
+    except DataError:
+        return True
+    return False
+
+
+def test_manifests_without_the_newer_digests_are_still_read(copied):
+    raw = json.loads((copied / "manifest.json").read_bytes())
+    del raw["tokenizer"]["token_bytes_sha256"], raw["splits"]["train"]["block_sha256"]
+    del raw["splits"]["val"]["block_sha256"]
+    (copied / "manifest.json").write_text(json.dumps(raw))
+    manifest = read_manifest(copied)
+    verify_token_files(copied, manifest)
+    verify_token_files(copied, manifest, full=True)
+    content = bytearray((copied / "val.bin").read_bytes())
+    content[7] ^= 1
+    (copied / "val.bin").write_bytes(content)
+    verify_token_files(copied, manifest)  # nothing to sample with
+    with pytest.raises(DataError, match="val.bin"):
+        verify_token_files(copied, manifest, full=True)
 
 
 def test_byte_lengths_add_up_to_the_text(prepared):
@@ -166,6 +244,12 @@ BROKEN = [
     ("splits.val.sha256", "0" * 63),
     ("splits.val.sha256", None),
     ("splits.val.extra", 1),
+    ("splits.val.block_sha256", "0" * 63),
+    ("splits.val.block_sha256", "0" * 128),
+    ("splits.val.block_sha256", "g" * 64),
+    ("splits.val.block_sha256", None),
+    ("tokenizer.token_bytes_sha256", "0" * 65),
+    ("tokenizer.token_bytes_sha256", 1),
     ("source", []),
     ("source.kind", DELETE),
     ("source.kind", 1),

@@ -1,0 +1,75 @@
+"""The datasets of the Hugging Face hub: `datasets` downloads them and keeps Arrow files, which are read in place."""
+
+import errno
+import http.client
+import os
+import ssl
+import threading
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from corpus.documents import Documents, DocumentStore
+from corpus.manifest import DataError, first_line
+from corpus.readers import add_column, index_arrow_files, require_column
+from corpus.sources import DataConfig
+
+HUB = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+HUB_LIMIT_SECONDS = 3.0
+
+
+def read_huggingface(config: DataConfig, folder: Path, limit: int | None, num_proc: int) -> Documents:
+    """Return the train split of a dataset on the hub, addressed inside the Arrow files of its cache."""
+    is_offline = "HF_HUB_OFFLINE" not in os.environ and not hub_answers()
+    if is_offline:
+        # The hub's library would try five times over, for half a minute; so it looks into its cache only.
+        os.environ["HF_HUB_OFFLINE"] = "1"
+    import datasets
+
+    try:
+        dataset = datasets.load_dataset(
+            config.repo, revision=config.revision, split="train", num_proc=num_proc if num_proc > 1 else None
+        )
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        reason = f"no answer from {HUB}, and not in its cache" if is_offline else first_line(error)
+        raise DataError(
+            f"{config.repo}: cannot be loaded ({reason}); data=local reads parquet files from disk, data=docs needs nothing"
+        ) from None
+    except (ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+        raise DataError(f"{config.repo} at revision {config.revision}: {first_line(error)}") from None
+    require_column(config.repo, config.text_column, dataset.column_names)
+    files = [entry["filename"] for entry in dataset.cache_files]
+    in_place = index_arrow_files(files, config.text_column, len(dataset), limit) if files else None
+    if in_place is not None:
+        return in_place
+    store = DocumentStore(folder / "text.bin", limit)
+    for table in dataset.select_columns([config.text_column]).with_format("arrow").iter(batch_size=256):
+        for chunk in table.column(0).chunks:
+            add_column(store, config.repo, chunk)
+        if store.is_full:
+            break
+    return store.finish()
+
+
+def hub_answers() -> bool:
+    """Say whether the hub can be reached at all; whatever it answers, even an error, is an answer."""
+    outcome: list[bool] = []
+
+    def ask() -> None:
+        try:
+            urllib.request.urlopen(urllib.request.Request(HUB, method="HEAD"), timeout=HUB_LIMIT_SECONDS).close()
+            outcome.append(True)
+        except (urllib.error.URLError, OSError, http.client.HTTPException) as error:
+            reason = getattr(error, "reason", error)
+            # A certificate that only the hub's own library knows is no reason to stay offline.
+            outcome.append(isinstance(error, urllib.error.HTTPError) or isinstance(reason, ssl.SSLError))
+        except ValueError:
+            outcome.append(True)  # an odd address: its own library shall say what is wrong with it
+
+    # A thread, because looking up the name has no time limit.
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(HUB_LIMIT_SECONDS)
+    return bool(outcome) and outcome[0]
