@@ -63,4 +63,5 @@ def tick_decades(axes) -> None:
 def add_run_legend(figure, handles: list[Line2D]) -> None:
     """Put the legend above the panels, where it can hide no data."""
     longest = max(len(handle.get_label()) for handle in handles)
-    figure.legend(handles=handles, loc="outside upper center", ncols=2 if longest > 26 else 4, fontsize=11)
+    columns = 4 if longest <= 26 else 3 if longest <= 36 else 2
+    figure.legend(handles=handles, loc="outside upper center", ncols=columns, fontsize=11)

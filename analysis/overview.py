@@ -18,30 +18,52 @@ PARTS_NOTE = (
 )
 
 
-def list_summary(report: Report, with_published: bool) -> tuple[list[str], list[list[str]]]:
-    """Return the table per size and context: the paper's claim, what others found, and this run side by side."""
-    header = ["size", "context", "data", "paper", "this run", "95% interval", "time", "bits/byte"]
-    header += ["this method on published points", "reported by others"] if with_published else ["nats/token"]
+def list_summary(report: Report) -> tuple[list[str], list[list[str]]]:
+    """Return the terminal's table: one row per section, with the paper's claim for its size and context."""
+    header = ["size", "context", "data", "paper", "this run", "95% interval", "time", "bits/byte", "nats/token"]
     rows = []
-    for row in summarize(report)[: None if with_published else len(report.sections)]:
+    for row in summarize(report)[: len(report.sections)]:
         speedup = row["speedup"]
-        cells = [
-            row["size"],
-            format_context(row["context"]),
-            _word_data(row),
-            row["paper"] or "-",
-            format_ratio(speedup),
-            format_interval(speedup.interval if speedup else None),
-            format_ratio(row["time_speedup"]),
-            f"{speedup.bits_per_byte:.4f}" if speedup and speedup.bits_per_byte else "-",
-        ]
-        if with_published:
-            published = "; ".join(map(_word_published, row["from_published_points"]))
-            cells = [*cells, published or "-", row["reported"] or "-"]
-        else:
-            cells.append(f"{speedup.loss:.4f}" if speedup else "-")
-        rows.append(cells)
+        rows.append(
+            [
+                row["size"],
+                format_context(row["context"]),
+                _word_data(row),
+                row["paper"] or "-",
+                format_ratio(speedup),
+                format_interval(speedup.interval if speedup else None),
+                format_ratio(row["time_speedup"]),
+                _word_bits(speedup),
+                f"{speedup.loss:.4f}" if speedup else "-",
+            ]
+        )
     return header, rows
+
+
+def list_published(report: Report) -> tuple[list[str], list[list[str]]]:
+    """Return the page's table: the paper's claim, this run, published points and reports by others, side by side."""
+    header = ["size, context, data", "paper", "this run", "time", "bits/byte"]
+    header += ["this method on published points", "reported by others"]
+    rows = []
+    for row in summarize(report):
+        speedup = row["speedup"]
+        interval = f" ({format_interval(speedup.interval)})" if speedup and speedup.interval else ""
+        rows.append(
+            [
+                f"{row['size']}, {format_context(row['context'])}, {_word_data(row)}",
+                row["paper"] or "-",
+                format_ratio(speedup) + interval,
+                format_ratio(row["time_speedup"]),
+                _word_bits(speedup),
+                "; ".join(map(_word_published, row["from_published_points"])) or "-",
+                row["reported"] or "-",
+            ]
+        )
+    return header, rows
+
+
+def _word_bits(speedup) -> str:
+    return f"{speedup.bits_per_byte:.4f}" if speedup and speedup.bits_per_byte else "-"
 
 
 def _word_data(row: dict) -> str:
@@ -127,7 +149,7 @@ def render_report_text(report: Report) -> str:
     blocks = []
     many = len(report.sections) > 1 or report.notes
     if many:
-        header, rows = list_summary(report, with_published=False)
+        header, rows = list_summary(report)
         blocks.append(align(header, rows, left=(0, 1, 2)) + "\n" + wrap(SUMMARY_NOTE))
         blocks += [wrap(f"left out: {note}") for note in report.notes]
     for section in report.sections:

@@ -27,8 +27,8 @@ figure { margin: 1.5rem 0; break-inside: avoid; }
 img { width: 100%; height: auto; max-width: 46rem; display: block; background: #ffffff; border-radius: 6px; }
 figcaption { font-size: .9rem; color: var(--soft); max-width: 46rem; margin-top: .4rem; }
 .notes { background: var(--box); border-radius: 6px; padding: .6rem 1rem .6rem 2rem; }
-.summary { font-size: .8rem; }
-.summary td:nth-last-child(-n+2) { text-align: left; white-space: normal; min-width: 12rem; }
+.summary td, .summary th { text-align: left; white-space: normal; overflow-wrap: break-word; }
+.summary td:nth-last-child(-n+2) { min-width: 11rem; }
 @media print { body { max-width: none; font-size: 10.5pt; padding: 0; } .scroll { overflow: visible; }
                th, td { white-space: normal; padding: .15rem .35rem; } h2 { break-after: avoid; } }
 """

@@ -12,7 +12,7 @@ from analysis.comparability import shorten
 from analysis.comparison import Analysis
 from analysis.decomposition import Decomposition
 from analysis.groups import Report, Section
-from analysis.overview import PARTS_NOTE, SUMMARY_NOTE, describe_parts, list_checks, list_parts, list_summary
+from analysis.overview import PARTS_NOTE, SUMMARY_NOTE, describe_parts, list_checks, list_parts, list_published
 from analysis.page import PAGE_STYLE, render_document, render_list, render_plot, render_table
 from analysis.plots import draw_plots
 from analysis.record import to_record
@@ -103,7 +103,7 @@ def _render_summary(report: Report) -> str:
     sources = read_published()["sources"]
     legend = "; ".join(f"{key}: {source['name']} ({source['note']})" for key, source in sources.items())
     return (
-        render_table(*list_summary(report, with_published=True), "summary")
+        render_table(*list_published(report), "summary")
         + f'<p class="second">{escape(SUMMARY_NOTE)} This method on published points: the token speedup that the ladders '
         f"of this report find between the losses that a source published. Sources: {escape(legend)}.</p>"
     )

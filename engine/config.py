@@ -86,6 +86,9 @@ MAY_CHANGE_ON_RESUME = {
     "data",  # the data's digest is compared instead
 }  # fmt: skip
 
+# Keys of `model` that earlier versions had, with the value that is now the only one: their run folders can still be read.
+RETIRED = {"qk_norm": True}
+
 
 def check_config(config: Config) -> None:
     """Raise ConfigError for values that cannot run and fill in the run's name."""
@@ -176,6 +179,9 @@ def load_config(path: Path) -> Config:
     missing = [f.name for f in fields(Config) if f.name not in node and f.name not in has_default]
     if missing:
         raise ConfigError(f"{path}: the keys {', '.join(missing)} are missing")
+    for key, value in RETIRED.items():
+        if isinstance(node["model"], dict) and node["model"].get(key) is value:
+            del node["model"][key]
     config = to_dataclass(node, Config)
     check_config(config)
     return config

@@ -35,6 +35,7 @@ def train(config: Config) -> None:
         trainer = ranks.agree(lambda: Trainer(config, ranks, data, checkpoint))
         if trainer.state.step == config.max_steps and not trainer.state.evaluation_pending:
             if ranks.is_main_process:
+                write_status(config.run_dir, "done", trainer.state.step)  # a kill may have come just before it
                 print(
                     f"{config.run_dir}: all {config.max_steps:,} steps are done; resume=never or another run_name trains again"
                 )

@@ -201,7 +201,7 @@ def render(report: dict[str, Any]) -> str:
             error = "" if entry["stderr"] is None else f"{scale * entry['stderr']:.2f}"
             cells = [
                 name,
-                report["examples"][name],
+                report["examples"].get(name, ""),
                 metric,
                 f"{scale * entry['value']:.2f}",
                 error,

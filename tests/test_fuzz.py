@@ -13,7 +13,7 @@ import pytest
 import torch
 import yaml
 from foreign_tokenizers import byte_level_json, sentencepiece_json
-from hostile import bounded, edits, hostile_json, mutations, snapshot, watched
+from hostile import NUMBERS, bounded, edits, hostile_json, mutations, snapshot, watched
 from hypothesis import given
 from hypothesis import strategies as st
 from training import SMALL, run
@@ -160,26 +160,35 @@ def test_a_tokenizer_that_would_blow_a_prompt_up_is_refused(folder):
         read_tokenizer_file(folder / "own.json", "own", None)
 
 
+@pytest.fixture(scope="module")
+def scratch(tmp_path_factory):
+    """The index of three documents, and a copy of each of its files to begin from."""
+    scratch = tmp_path_factory.mktemp("scratch")
+    store = DocumentStore(scratch / "text.bin", None)
+    store.add_many(b"one two three", [4, 4, 5])
+    store.finish().save(scratch, "f")
+    for name in ("documents.json", "documents.records"):
+        shutil.copy(scratch / name, scratch / f"{name}.valid")
+    assert len(Documents.load(scratch, "f")) == 3
+    return scratch
+
+
 @bounded
 @given(st.data())
-def test_what_a_killed_preparation_left(folder, data):
+def test_what_a_killed_preparation_left(folder, scratch, data):
     """progress.json.partial, documents.json and documents.records."""
     splits = {"documents": 3, "tokens": 9, "text_bytes": 20, "max_id": 5, "repaired": 0, "altered": 0}
     recorded = {"fingerprint": "f", "splits": {"train": splits, "val": splits}}
     (folder / "progress").write_bytes(data.draw(hostile_json(recorded)))
     with watched():
         assert all(done.tokens >= 0 for done in read_progress(folder / "progress", "f").values())
-    shutil.rmtree(folder / "scratch", ignore_errors=True)
-    (folder / "scratch").mkdir()
-    store = DocumentStore(folder / "scratch" / "text.bin", None)
-    store.add_many(b"one two three", [4, 4, 5])
-    store.finish().save(folder / "scratch", "f")
     name = data.draw(st.sampled_from(("documents.json", "documents.records")))
-    path = folder / "scratch" / name
-    valid = path.read_bytes()
+    path, valid = scratch / name, (scratch / f"{name}.valid").read_bytes()
+    for other in ("documents.json", "documents.records"):
+        shutil.copy(scratch / f"{other}.valid", scratch / other)
     path.write_bytes(data.draw(hostile_json(json.loads(valid)) if name == "documents.json" else mutations(valid)))
     with watched():
-        documents = Documents.load(folder / "scratch", "f")
+        documents = Documents.load(scratch, "f")
         for record in [] if documents is None else documents.records.tolist():
             DocumentReader(documents.paths).read(*record)
 
@@ -290,6 +299,8 @@ HOSTILE_YAML = {
     "module": "x: !!python/module:antigravity",
     "bomb": BOMB,
     "deep": "[" * 100_000,
+    "deep list": "- " * 50_000,
+    "deep key": "? " * 50_000,
     "deep map": "".join(f"{' ' * n}a:\n" for n in range(2000)),
     "date": "seed: 2001-99-99",
     "long number": "seed: " + "9" * 5000,
@@ -341,6 +352,35 @@ def test_run_folder_for_the_report(folder, trained, data):
         (folder / name).write_bytes(data.draw(hostile_file(trained / name)))
     with watched(RunFolderError):
         read_runs([folder])
+
+
+NUMBERS_READ = ["config.yaml:max_steps", "config.yaml:learning_rate", "config.yaml:seed", "config.yaml:global_batch_size",
+                "config.yaml:model.sequence_length", "environment.json:tokens_per_step", "metrics.jsonl:step", "metrics.jsonl:tokens",
+                "metrics.jsonl:train_seconds", "metrics.jsonl:val/loss", "metrics.jsonl:val/bits_per_byte",
+                "metrics.jsonl:train/tokens_per_second"]  # fmt: skip
+
+
+@pytest.mark.parametrize("where", NUMBERS_READ)
+def test_every_number_that_the_report_reads(folder, trained, where):
+    name, key = where.split(":")
+    for number in [*NUMBERS, "1e999", "1" * 5000, True, None, [1], {"a": 1}]:
+        shutil.rmtree(folder)
+        shutil.copytree(trained, folder, ignore=shutil.ignore_patterns("checkpoints"))
+        text = (folder / name).read_text()
+        if name == "metrics.jsonl":
+            rows = [json.loads(line) for line in text.splitlines()]
+            text = "".join(json.dumps({**row, key: number} if key in row else row) + "\n" for row in rows)
+        else:
+            value = yaml.safe_load(text)
+            *parents, last = key.split(".")
+            inner = value
+            for parent in parents:
+                inner = inner[parent]
+            inner[last] = number
+            text = json.dumps(value) if name.endswith(".json") else yaml.safe_dump(value)
+        (folder / name).write_text(text)
+        with watched(RunFolderError):
+            read_runs([folder])
 
 
 def hostile_file(path):

@@ -21,6 +21,7 @@ from analysis.inspection_page import write_inspection
 from analysis.inspection_plots import draw_conditions
 from analysis.inspection_record import to_mapping
 from analysis.inspection_runs import History, Inspection, choose_labels, inspect_runs, read_history
+from engine.checkpoint import CheckpointError
 from engine.entry import ConfigError
 from engine.models import build_model
 
@@ -248,7 +249,8 @@ def test_the_command_refuses_in_one_line(runs, tmp_path):
     content[-5] ^= 1
     file.write_bytes(content)
     assert "sha256" in error_line(run("scripts/inspect.py", f"run={broken}", f"out={tmp_path}/out", code=4))
-    assert "no checkpoint of step 7" in error_line(run("scripts/inspect.py", f"run={runs}/gpt", "step=7", code=4))
+    with pytest.raises(CheckpointError, match="no checkpoint of step 7"):
+        inspect_runs([str(runs / "gpt")], [7])
     assert "no such run folder" in error_line(run("scripts/inspect.py", f"run={runs}/gpt,{runs}/none", code=2))
     assert not (tmp_path / "out").exists()
     (tmp_path / "file").touch()

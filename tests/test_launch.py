@@ -176,13 +176,12 @@ exit 1
     "state, checkpoint, code, back",
     [
         ("preempted", "yes", 0, True),
-        ("preempted", "", 0, True),  # at the step where it began: still asked to stop, not failing
+        ("preempted", "", 1, False),  # or the status is that of the job before, and this one never began
         ("diverged", "yes", 5, False),
+        ("failed", "yes", 0, True),  # a crashed node: tried again as long as each session gets further
         ("failed", "", 1, False),
-        ("failed", "yes", 0, True),  # a crashed node: tried again as long as it gets further each time
         ("running", "yes", 0, True),  # killed without a last word
-        ("running", "", 1, False),
-        ("", "", 1, False),  # the status is that of the job before: this one never began
+        ("", "", 1, False),
     ],
 )
 def test_when_the_sbatch_script_requeues(state, checkpoint, code, back, tmp_path):

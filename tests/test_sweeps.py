@@ -388,7 +388,9 @@ def test_a_run_folder_is_finished_only_with_the_same_configuration(tmp_path, mon
 def test_a_slurm_array_gives_each_task_its_line(tmp_path, monkeypatch):
     """With an srun of our own, which writes down what it was given; how a task ends and comes back is test_launch's."""
     monkeypatch.chdir(ROOT)
-    sweep = sweep_from(BASE | {"seed": [1, 2, 3], "overrides": ["data=docs", "micro_batch_size=2", "data.files='a b/*.txt'"]})
+    sweep = sweep_from(
+        BASE | {"seed": [1, 2, 3], "overrides": ["data=docs", "micro_batch_size=2", "data.files='a b/*.txt'"]}
+    )
     script = write_array(tmp_path / "array", sweep, list(sweep.points[1:]), nproc=4, jobs=2)
     text = script.read_text()
     for directive in ("array=1-2%2", "gpus-per-node=4", "cpus-per-task=16", "signal=B:USR1@300", "requeue", "open-mode=append"):  # fmt: skip

@@ -110,8 +110,10 @@ def test_the_run_folder_explains_itself(docs, tmp_path):
     val, bits = metrics(folder, "val/loss")[12], metrics(folder, "val/bits_per_byte")[12]
     evaluation = environment_["evaluation"]
     assert abs(bits - val * evaluation["tokens"] / evaluation["bytes"] / 0.6931471805599453) < 1e-9
+    (folder / "status.json").write_text('{"state": "running", "step": 6, "message": ""}')  # killed at the very end
     again = run("train.py", *SMALL, f"data.dir={docs}", f"out_dir={tmp_path}", "model=ngpt")
     assert "all 12 steps are done" in again.stdout
+    assert json.loads((folder / "status.json").read_text()) == {"state": "done", "step": 12, "message": ""}
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
