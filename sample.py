@@ -9,7 +9,7 @@ from typing import Optional
 
 import torch
 
-from corpus.manifest import TOKENIZER_NAME
+from corpus.manifest import TOKENIZER_NAME, DataError
 from corpus.tokenizer import load_tokenizer
 from engine.entry import ConfigError, run_entry
 from engine.generate import generate
@@ -50,6 +50,13 @@ def main(config: SampleConfig) -> None:
     _, model = load_trained_model(run, config.checkpoint)
     model.to(device)
     tokenizer = load_tokenizer(run / TOKENIZER_NAME)
+    if tokenizer.n_vocab > model.config.vocab_size:
+        raise DataError(
+            f"{run / TOKENIZER_NAME}: {tokenizer.n_vocab:,} tokens, but the model has {model.config.vocab_size:,} outputs: "
+            "not the tokenizer of this run"
+        )
+    for stream in (sys.stdin, sys.stdout):  # a prompt may be no UTF-8, a terminal may know no more than ASCII
+        stream.reconfigure(errors="replace")
     prompt = config.prompt
     if prompt is None:
         prompt = "" if sys.stdin.isatty() else sys.stdin.read()

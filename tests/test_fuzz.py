@@ -7,6 +7,8 @@ import hashlib
 import json
 import os
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -16,7 +18,7 @@ from foreign_tokenizers import byte_level_json, sentencepiece_json
 from hostile import NUMBERS, bounded, edits, hostile_json, mutations, snapshot, watched
 from hypothesis import given
 from hypothesis import strategies as st
-from training import SMALL, run
+from training import ROOT, SMALL, environment, error_line, run
 
 from analysis.runs import RunFolderError, read_runs
 from corpus.documents import DocumentReader, Documents, DocumentStore
@@ -27,6 +29,7 @@ from corpus.token_file import DataError, open_token_file, token_byte_lengths, ve
 from corpus.tokenizer import load_tokenizer, make_tokenizer, tokenizer_json
 from engine.checkpoint import load_model, load_optimizer, load_trainer_state, verify_checkpoint
 from engine.config import load_config
+from engine.entry import ConfigError
 from engine.metrics import forget_after, read_json
 from engine.models import build_model
 from engine.optimizer import build_optimizer
@@ -299,8 +302,8 @@ HOSTILE_YAML = {
     "module": "x: !!python/module:antigravity",
     "bomb": BOMB,
     "deep": "[" * 100_000,
-    "deep list": "- " * 50_000,
-    "deep key": "? " * 50_000,
+    "deep list": "- " * 5_000,
+    "deep key": "? " * 5_000,
     "deep map": "".join(f"{' ' * n}a:\n" for n in range(2000)),
     "date": "seed: 2001-99-99",
     "long number": "seed: " + "9" * 5000,
@@ -439,27 +442,57 @@ def test_metrics_lines(folder, trained, data):
         assert (folder / "metrics.jsonl").read_bytes() == again
 
 
-@pytest.mark.parametrize("name", ["run.lock", "config.tmp", "config.yaml", "environment.json", "status.json", "metrics.jsonl",
-                                  "metrics.jsonl.tmp", "metrics.stale.jsonl", "tokenizer.json", "checkpoints"])  # fmt: skip
-def test_links_in_a_run_folder_lead_no_write_outside(tmp_path, trained, docs, name):
-    """A run folder from elsewhere with a link where training would write."""
+LINKS = ["run.lock", "config.tmp", "config.yaml", "environment.json", "status.json", "metrics.jsonl", "metrics.jsonl.tmp",
+         "metrics.stale.jsonl", "tokenizer.json", "checkpoints"]  # fmt: skip
+
+
+def folder_with_link(tmp_path, trained, name):
+    """Return a run folder from elsewhere in which a name that training writes leads to tmp_path/outside."""
     shutil.copytree(trained, tmp_path / "runs" / "run", ignore=shutil.ignore_patterns("step-00000002"))
-    outside = tmp_path / "outside"
-    link = tmp_path / "runs" / "run" / name
+    outside, link = tmp_path / "outside", tmp_path / "runs" / "run" / name
     if name == "checkpoints":
         shutil.move(link, outside)
     else:
         outside.write_bytes(link.read_bytes() if link.exists() else b"precious")
         link.unlink(missing_ok=True)
     link.symlink_to(outside)
-    before = snapshot(tmp_path)
+    return {key: value for key, value in snapshot(tmp_path).items() if key.startswith("outside")}
+
+
+@pytest.mark.parametrize("name", LINKS)
+def test_links_in_a_run_folder_are_refused_before_anything_is_written(tmp_path, trained, docs, name):
+    before = folder_with_link(tmp_path, trained, name)
+    config, lock = load_config(trained / "config.yaml"), RunLock()
+    config.out_dir = str(tmp_path / "runs")
+    try:
+        with pytest.raises(ConfigError, match=rf"{name}: a link"):
+            open_run_folder(config, open_data(config), lock)
+    finally:
+        lock.close()
+    assert {key: value for key, value in snapshot(tmp_path).items() if key.startswith("outside")} == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["run.lock", "tokenizer.json", "checkpoints"])
+def test_links_in_a_run_folder_lead_no_write_outside(tmp_path, trained, docs, name):
+    before = folder_with_link(tmp_path, trained, name)
     done = run("train.py", *SMALL, f"data.dir={docs}", f"out_dir={tmp_path / 'runs'}", "model=ngpt", "max_steps=2",
-               "eval_interval=1", "checkpoint_interval=1", "run_name=run", code=None)  # fmt: skip
-    assert "Traceback" not in done.stderr, done.stderr
-    after = snapshot(tmp_path)
-    assert {key: value for key, value in after.items() if key.startswith("outside")} == {
-        key: value for key, value in before.items() if key.startswith("outside")
-    }
+               "eval_interval=1", "checkpoint_interval=1", "run_name=run", code=2)  # fmt: skip
+    assert "link" in error_line(done)
+    assert {key: value for key, value in snapshot(tmp_path).items() if key.startswith("outside")} == before
+
+
+def test_prompts_that_are_no_text_and_a_tokenizer_that_is_anothers(folder, trained):
+    overrides = ["max_new_tokens=2", "device=cpu"]
+    program = [sys.executable, str(ROOT / "sample.py"), f"run={trained}", *overrides]
+    for prompt, given_bytes in ((["prompt=a\udcffb"], b""), ([], b"a\xffb")):
+        arguments = [os.fsencode(part) for part in (*program, *prompt)]
+        done = subprocess.run(arguments, input=given_bytes, capture_output=True, env=environment(), cwd=ROOT)
+        assert done.returncode == 0 and done.stdout.startswith(b"a"), done.stderr
+    fresh(folder, trained)
+    (folder / "tokenizer.json").write_bytes(TOKENIZERS["sentencepiece"]())
+    done = run("sample.py", f"run={folder}", "prompt=a", *overrides, code=3)
+    assert "400 tokens, but the model has 272 outputs" in error_line(done)
 
 
 def test_a_configuration_larger_than_its_checkpoint_allocates_nothing(folder, trained):

@@ -37,19 +37,19 @@ PAPER = {  # thousands of steps in figure 7: GPT, nGPT
 # --- The plan
 
 
-def test_the_tiny_ladder_is_54_commands_in_the_stated_order():
+def test_the_tiny_ladder_is_63_commands_in_the_stated_order():
     points = read_sweep(ROOT / "sweeps/tiny.yaml").points
-    assert len(points) == 54 and [p.name for p in points[:8]] == [
-        "gpt-100steps-lr0.0015-seed1", "ngpt-100steps-lr0.006-seed1", "gpt-100steps-lr0.003-seed1", "ngpt-100steps-lr0.012-seed1",
-        "gpt-100steps-lr0.006-seed1", "ngpt-100steps-lr0.024-seed1", "gpt-200steps-lr0.0015-seed1", "ngpt-200steps-lr0.006-seed1",
+    assert len(points) == 63 and [p.name for p in points[:8]] == [
+        "gpt-100steps-lr0.0015-seed1", "ngpt-100steps-lr0.003-seed1", "gpt-100steps-lr0.003-seed1", "ngpt-100steps-lr0.006-seed1",
+        "gpt-100steps-lr0.006-seed1", "ngpt-100steps-lr0.012-seed1", "gpt-100steps-lr0.012-seed1", "gpt-200steps-lr0.0015-seed1",
     ]  # fmt: skip
-    assert [p.name.rsplit("seed")[1] for p in points] == [*"1" * 18, *"2" * 18, *"3" * 18]
+    assert [p.name.rsplit("seed")[1] for p in points] == [*"1" * 21, *"2" * 21, *"3" * 21]
     common = "experiment=quickstart compile=true eval_interval=100 checkpoint_interval=100000"
-    assert " ".join(points[6].overrides) == (
+    assert " ".join(points[7].overrides) == (
         f"{common} model=gpt max_steps=200 learning_rate=0.0015 seed=1 warmup_steps=40 out_dir=runs/tiny run_name=gpt-200steps-lr0.0015-seed1"
     )
     assert " ".join(points[-1].overrides) == (
-        f"{common} model=ngpt max_steps=400 learning_rate=0.024 seed=3 out_dir=runs/tiny run_name=ngpt-400steps-lr0.024-seed3"
+        f"{common} model=gpt max_steps=400 learning_rate=0.012 seed=3 warmup_steps=80 out_dir=runs/tiny run_name=gpt-400steps-lr0.012-seed3"
     )
 
 
