@@ -25,7 +25,7 @@ SMALLEST_ANGLE = 1e-3
 class Config(ngpt.model.Config):
     scalar: list[str] = field(default_factory=list)  # scales that learn one number per vector (table 5)
     fixed: list[str] = field(default_factory=list)  # scales that stay at their initial value (table 5)
-    qk_norm: bool = True  # normalize queries and keys (table 6)
+    normalize_qk: bool = True  # normalize queries and keys (table 6)
     residual: str = "lerp"  # lerp | slerp: how the hidden state moves towards a block's output (section 2.2)
     normalize_states: bool = True  # hidden states and block outputs on the sphere (section 2.2)
     normalize_matrices: bool = True  # matrices at unit norm after every step (section 2.6, item 2)
@@ -91,7 +91,7 @@ class Transformer(ngpt.model.Transformer):
             for index in range(config.n_layer):
                 block = SlerpBlock(config) if config.normalize_states else FreeStateBlock(config)
                 replace_module(self.blocks, str(index), block)
-        if not config.qk_norm:
+        if not config.normalize_qk:
             for block in self.blocks:
                 replace_module(block, "attn", AttentionWithoutQKNorm(config))
         if config.normalize_states and not config.normalize_matrices:

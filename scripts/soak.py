@@ -38,7 +38,7 @@ SETTINGS = [
     "global_batch_size=8", "learning_rate=0.003", "warmup_steps=0", f"max_steps={STEPS}", "eval_interval=40", "eval_windows=40",
     "log_interval=1", "checkpoint_interval=20", "keep_checkpoints=3", "device=cpu",
 ]  # fmt: skip
-CASES = [("ngpt", 1), ("gpt", 2), ("gpt", 1), ("ngpt", 2)]  # arm, processes
+CASES = [("ngpt", 2), ("gpt", 1), ("gpt", 2), ("ngpt", 1)]  # arm, processes
 ASKING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 HANDLED = "--signals-to-handle=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1,SIGUSR2"
 CLOCK = ("train_seconds", "train/tokens_per_second", "train/mfu", "wandb_id")  # what no two runs have in common
@@ -234,7 +234,9 @@ def differences(whole: Path, parts: Path) -> list[str]:
     return found
 
 
-def surprises(fault: Fault | None, ranks: int, code: int | None, outlived: float, status: dict, output: str) -> list[str]:
+def surprises(
+    fault: Fault | None, ranks: int, code: int | None, outlived: float, status: dict, output: str
+) -> list[str]:
     """Say what of a session's end the fault does not explain."""
     if code is None:
         return [f"no end within {SESSION_SECONDS} s"]
@@ -248,7 +250,9 @@ def surprises(fault: Fault | None, ranks: int, code: int | None, outlived: float
             allowed |= {75, *(128 + s for s in fault.signals[1:])}
         if fault.kills:
             allowed |= {-signal.SIGKILL}
-        if not started or status.get("state") == "done":  # before the handlers are there, or after they have done their work
+        if (
+            not started or status.get("state") == "done"
+        ):  # before the handlers are there, or after they have done their work
             allowed |= {-s for s in fault.signals} | {128 + s for s in fault.signals}
         asked_once = started and len(fault.signals) == 1 and not fault.kills
         if asked_once and code != 0 and status.get("state") not in ("preempted", "done"):
@@ -348,7 +352,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="soak.sh", description=__doc__.splitlines()[0])
     parser.add_argument("minutes", type=float)
     parser.add_argument("seed", type=int, nargs="?", default=0)
-    parser.add_argument("--folder", type=Path, help="where to work (default: a temporary folder, deleted after success)")
+    parser.add_argument(
+        "--folder", type=Path, help="where to work (default: a temporary folder, deleted after success)"
+    )
     options = parser.parse_args()
     folder = (options.folder or Path(tempfile.mkdtemp(prefix="soak-"))).resolve()
     folder.mkdir(parents=True, exist_ok=True)

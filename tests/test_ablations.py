@@ -34,7 +34,7 @@ VARIANTS = {
     "gpt_qknorm": {},
     "scalar": {"scalar": ["sqk", "su", "sv", "sz", "alpha"]},
     "fixed": {"fixed": ["sqk", "su", "sv", "sz", "alpha"]},
-    "no_qk_norm": {"qk_norm": False},
+    "no_qk_norm": {"normalize_qk": False},
     "slerp": {"residual": "slerp"},
     "states_alone": {"normalize_matrices": False},
     "matrices_alone": {"normalize_states": False},
@@ -125,7 +125,7 @@ def test_under_autocast_the_stream_is_fp32_and_the_result_close_to_fp32(name, ma
 def test_compiled_equals_eager(name):
     if os.system("which g++ > /dev/null"):
         pytest.skip("torch.compile on the CPU needs a C++ compiler")
-    changes = {} if name == "gpt_qknorm" else {"qk_norm": False, "scalar": ["sqk", "alpha"], "fixed": ["su", "sz"]}
+    changes = {} if name == "gpt_qknorm" else {"normalize_qk": False, "scalar": ["sqk", "alpha"], "fixed": ["su", "sz"]}
     loss_of = NextTokenLoss(build(node(name, n_layer=1, **changes)))
 
     def loss_and_gradients():
@@ -374,7 +374,7 @@ def test_the_sweeps_have_every_row_of_the_paper_and_the_same_arms():
     assert SWEEPS["decomposition_tiny"]["arms"].keys() == SWEEPS["decomposition_0.5b_1k"]["arms"].keys()
     sweep = SWEEPS["ablations_0.5b_1k"]
     built = [model_config(composed(*sweep["overrides"], *arm["overrides"]).model) for arm in sweep["arms"].values()]
-    defaults = {"qk_norm": True, "scalar": [], "fixed": []}  # model=ngpt has no such keys
+    defaults = {"normalize_qk": True, "scalar": [], "fixed": []}  # model=ngpt has no such keys
     words = {"sqrt(d)": 32, "1/sqrt(d)": None}
     for family in PAPER["families"]:
         found = [[getattr(config, key, defaults.get(key)) for key in family["keys"]] for config in built]
@@ -445,7 +445,7 @@ def ablation_run(root, name, loss, seed=1, scales=None, lr=1e-3, **config):
     is_variant = {key.removeprefix("model.") for key in model} & {
         "scalar",
         "fixed",
-        "qk_norm",
+        "normalize_qk",
         "residual",
         "normalize_matrices",
     }
@@ -466,7 +466,7 @@ def sweep(tmp_path):
     return [
         *(ablation_run(tmp_path, "zero", 2.0 + s / 100, s, {"sqk": 1.0 + s, "sz": 60.0}) for s in (1, 2, 3)),
         *(ablation_run(tmp_path, "a", (2.0 + s / 100) * (1.01 + s / 1000), s, **{"model.scalar": ["sv", "su"]}) for s in (1, 2, 3)),
-        ablation_run(tmp_path, "b", 2.0, 2, **{"model.qk_norm": False}),
+        ablation_run(tmp_path, "b", 2.0, 2, **{"model.normalize_qk": False}),
         ablation_run(tmp_path, "c", 2.2, 2, **{"model.sz_init": 32, "model.sz_scale": None}),
         ablation_run(tmp_path, "c", 2.1, 2, lr=2e-3, **{"model.sz_init": 32, "model.sz_scale": None}),
         ablation_run(tmp_path, "d", 2.1, 9, warmup_steps=20),

@@ -248,6 +248,9 @@ def test_interruption_notes_the_first_signal_and_gives_the_handlers_back():
     with Interruption() as interruption:
         assert interruption.received is None
         os.kill(os.getpid(), signal.SIGUSR2)
+        deadline = time.monotonic() + 5  # a thread listens
+        while interruption.received is None and time.monotonic() < deadline:
+            time.sleep(0.01)
         assert interruption.received == "SIGUSR2"
     assert signal.getsignal(signal.SIGUSR2) == before
 

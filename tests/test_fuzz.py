@@ -18,6 +18,7 @@ from foreign_tokenizers import byte_level_json, sentencepiece_json
 from hostile import NUMBERS, bounded, edits, hostile_json, mutations, snapshot, watched
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 from training import ROOT, SMALL, environment, error_line, run
 
 from analysis.runs import RunFolderError, read_runs
@@ -27,7 +28,7 @@ from corpus.manifest import read_manifest
 from corpus.progress import read_progress
 from corpus.token_file import DataError, open_token_file, token_byte_lengths, verify_token_files
 from corpus.tokenizer import load_tokenizer, make_tokenizer, tokenizer_json
-from engine.checkpoint import load_model, load_optimizer, load_trainer_state, verify_checkpoint
+from engine.checkpoint import CheckpointError, load_model, load_optimizer, load_trainer_state, verify_checkpoint
 from engine.config import load_config
 from engine.entry import ConfigError
 from engine.metrics import forget_after, read_json
@@ -277,6 +278,23 @@ def test_safetensors_that_claim_too_much(folder, trained, checkpoint):
                 pytest.fail("loaded")
 
 
+def test_optimizer_state_of_another_parameter_is_refused(folder, trained, checkpoint):
+    """Two tensors of different shapes under each other's names: sound as a file, and no state of this model."""
+    shutil.rmtree(folder)
+    shutil.copytree(checkpoint, folder / "step-00000002")
+    path = folder / "step-00000002" / "optimizer.safetensors"
+    tensors = load_file(path)
+    first, second = sorted((name for name in tensors if name.startswith("exp_avg/")), key=lambda n: tensors[n].numel())[
+        :: len(tensors) // 3 - 1
+    ]
+    assert tensors[first].shape != tensors[second].shape
+    tensors[first], tensors[second] = tensors[second], tensors[first]
+    save_file(tensors, path)
+    reseal(path.parent)
+    with pytest.raises(CheckpointError, match=r"optimizer\.safetensors"):
+        use_checkpoint(path.parent, load_config(trained / "config.yaml"))
+
+
 @bounded
 @given(st.data())
 def test_run_configuration(folder, trained, data):
@@ -482,6 +500,7 @@ def test_links_in_a_run_folder_lead_no_write_outside(tmp_path, trained, docs, na
     assert {key: value for key, value in snapshot(tmp_path).items() if key.startswith("outside")} == before
 
 
+@pytest.mark.slow
 def test_prompts_that_are_no_text_and_a_tokenizer_that_is_anothers(folder, trained):
     overrides = ["max_new_tokens=2", "device=cpu"]
     program = [sys.executable, str(ROOT / "sample.py"), f"run={trained}", *overrides]
