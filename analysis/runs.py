@@ -2,12 +2,14 @@
 
 import json
 import math
+import reprlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
-import yaml
+from engine.plain_yaml import load_plain_yaml
 
+LARGEST_NUMBER = 2**53  # beyond it a float no longer tells whole numbers apart
 REQUIRED_FILES = ("config.yaml", "environment.json", "metrics.jsonl", "status.json")
 
 
@@ -69,8 +71,14 @@ def to_number(value) -> float | None:
         return None
     try:
         return float(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
+
+
+def _to_finite(value) -> float | None:
+    """Return a number that can be counted with, else None."""
+    number = to_number(value)
+    return number if number is not None and abs(number) <= LARGEST_NUMBER else None
 
 
 def read_run(folder) -> Run:
@@ -92,7 +100,7 @@ def read_run(folder) -> Run:
     if not isinstance(model, str):
         raise RunFolderError(f"{path}/config.yaml: model.name is missing")
     max_steps = int(_require_number(path, config, "max_steps"))
-    tokens_per_step = to_number(environment.get("tokens_per_step")) or (
+    tokens_per_step = _to_finite(environment.get("tokens_per_step")) or (
         _require_number(path, config, "global_batch_size") * _require_number(path, config, "model.sequence_length")
     )
     return Run(
@@ -124,9 +132,9 @@ def read_runs(folders) -> list[Run]:
 
 
 def _require_number(path: Path, config: dict, key: str) -> float:
-    number = to_number(lookup(config, key))
-    if number is None or not math.isfinite(number):
-        raise RunFolderError(f"{path}/config.yaml: {key} is {lookup(config, key)!r}, not a number")
+    number = _to_finite(lookup(config, key))
+    if number is None:
+        raise RunFolderError(f"{path}/config.yaml: {key} is {reprlib.repr(lookup(config, key))}, not a number")
     return number
 
 
@@ -134,8 +142,8 @@ def _read_mapping(path: Path) -> dict:
     """Read a YAML or JSON file that must hold a mapping."""
     text = path.read_text(encoding="utf-8", errors="replace")
     try:
-        value = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
-    except (ValueError, yaml.YAMLError, RecursionError) as error:
+        value = json.loads(text) if path.suffix == ".json" else load_plain_yaml(text)
+    except (ValueError, RecursionError) as error:
         raise RunFolderError(f"{path}: cannot be parsed ({str(error).splitlines()[0]})") from None
     if not isinstance(value, dict):
         raise RunFolderError(f"{path}: holds no mapping")
@@ -153,7 +161,7 @@ def _read_records(path: Path) -> tuple[list[dict], list[str]]:
             record = json.loads(line)
         except (ValueError, RecursionError):
             record = None
-        if isinstance(record, dict) and isinstance(record.get("step"), int):
+        if isinstance(record, dict) and isinstance(record.get("step"), int) and 0 <= record["step"] <= LARGEST_NUMBER:
             records.append(record)
         elif number < len(lines):
             warnings.append(f"metrics.jsonl line {number} is not a record and was skipped")
@@ -174,7 +182,7 @@ def _validation_curve(records: list[dict]) -> tuple[Validation, ...]:
         if loss is not None:
             by_step[record["step"]] = Validation(
                 record["step"],
-                int(to_number(record.get("tokens")) or 0),
+                int(_to_finite(record.get("tokens")) or 0),
                 to_number(record.get("train_seconds")),
                 loss,
                 to_number(record.get("val/bits_per_byte")),

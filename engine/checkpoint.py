@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from corpus.token_file import sync_path
 from engine.entry import to_dataclass
+from engine.models import build_model
 
 FORMAT = 1
 NAME = re.compile(r"step-(\d{8,})")
@@ -131,7 +132,7 @@ def verify_checkpoint(path: Path) -> None:
         if manifest["format"] != FORMAT:
             raise CheckpointError(f"{path}: format {manifest['format']}; this version reads format {FORMAT}")
         files = {name: (int(entry["bytes"]), str(entry["sha256"])) for name, entry in manifest["files"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise CheckpointError(f"{path}/manifest.json: unreadable ({error})") from None
     if set(files) != {"model.safetensors", "optimizer.safetensors", "trainer.json"}:
         raise CheckpointError(f"{path}/manifest.json: lists {sorted(files)}")
@@ -178,6 +179,20 @@ def load_trainer_state(path: Path) -> TrainerState:
         raise CheckpointError(f"{path}/trainer.json: unreadable ({error})") from None
 
 
+def check_shapes(path: Path, model: dict[str, Any]) -> None:
+    """Raise CheckpointError unless the weights have the shapes of a `model` node; nothing of that size is allocated."""
+    try:
+        with safe_open(path / "model.safetensors", "pt") as file:
+            found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path}/model.safetensors: unreadable ({error})") from None
+    if model["n_layer"] <= len(found):
+        skeleton = build_model(model, device="meta")
+        if {name: tuple(p.shape) for name, p in skeleton.state_dict().items()} == found:
+            return
+    raise CheckpointError(f"{path}/model.safetensors: its tensors are not those of the model in config.yaml")
+
+
 def load_model(path: Path, model: torch.nn.Module) -> None:
     """Load model.safetensors into model, in place; shapes and names must agree."""
     try:
@@ -195,12 +210,12 @@ def load_optimizer(path: Path, model: torch.nn.Module, optimizer: torch.optim.Op
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path}/optimizer.safetensors: unreadable ({error})") from None
     state: dict[int, dict[str, Tensor]] = {}
+    shapes = {name: p.shape for name, p in model.named_parameters()}
     for index, name in enumerate(parameter_names(model, optimizer)):
-        state[index] = {
-            key: flat[f"{key}/{name}"] for key in ("exp_avg", "exp_avg_sq", "step") if f"{key}/{name}" in flat
-        }
-        if len(state[index]) != 3:
-            raise CheckpointError(f"{path}/optimizer.safetensors: nothing for {name}")
+        expected = {"exp_avg": shapes[name], "exp_avg_sq": shapes[name], "step": torch.Size()}
+        state[index] = {key: flat[f"{key}/{name}"] for key in expected if f"{key}/{name}" in flat}
+        if {key: tensor.shape for key, tensor in state[index].items()} != expected:
+            raise CheckpointError(f"{path}/optimizer.safetensors: nothing for {name}, or not of its shape")
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 

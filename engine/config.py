@@ -6,12 +6,12 @@ from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Optional
 
-import yaml
 from omegaconf import OmegaConf
 
 from corpus.sources import DataConfig
-from engine.entry import ConfigError, to_dataclass
+from engine.entry import ConfigError, first_line, to_dataclass
 from engine.models import MODEL_SCHEMAS, model_config, nearest_divisor
+from engine.plain_yaml import load_plain_yaml
 
 DTYPES = ("float32", "bfloat16")
 
@@ -170,9 +170,11 @@ def save_config(config: Config, path: Path) -> None:
 def load_config(path: Path) -> Config:
     """Read a run's resolved configuration; raise ConfigError if it is missing or not one."""
     try:
-        node = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path}: cannot be read as a run's configuration ({str(error).splitlines()[0]})") from None
+        if not path.is_file():  # a named pipe would be waited for
+            raise OSError("no such file")
+        node = load_plain_yaml(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: cannot be read as a run's configuration ({first_line(error)})") from None
     if not isinstance(node, dict) or "${" in str(node):  # an interpolation could read the environment
         raise ConfigError(f"{path}: not a resolved configuration")
     has_default = {f.name for f in fields(Config) if f.default is not MISSING or f.default_factory is not MISSING}

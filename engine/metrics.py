@@ -28,7 +28,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """Return a JSON file's object, or an empty one where there is none that can be read."""
     try:
         value = json.loads(path.read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
 
@@ -45,7 +45,7 @@ def forget_after(run_dir: Path, step: int) -> None:
     for line in path.read_text(errors="replace").splitlines():
         try:
             is_kept = json.loads(line)["step"] <= step
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             is_kept = False
         (kept if is_kept else stale).append(line + "\n")
     if stale:

@@ -27,6 +27,7 @@ MODELS: dict[str, ModuleType] = {
     "gpt_qknorm": ablations.gpt_qknorm,  # control arm
     "ngpt_ablation": ablations.ngpt_variants,
 }
+LARGEST_CONTEXT = 1 << 20  # tokens; the rotary table grows with it, and is built before any checkpoint is read
 MODEL_SCHEMAS = tuple(module.Config for module in MODELS.values())
 
 
@@ -52,6 +53,8 @@ def model_config(node: dict[str, Any]) -> Any:
             and value <= 0
         ):
             raise ConfigError(f"model.{field.name}={value}: must be positive")
+    if config.sequence_length > LARGEST_CONTEXT:
+        raise ConfigError(f"model.sequence_length={config.sequence_length}: at most {LARGEST_CONTEXT:,}")
     if config.n_embd % config.n_head:
         good = nearest_divisor(config.n_embd, config.n_head)
         raise ConfigError(

@@ -17,6 +17,7 @@ from engine.accounting import count_parameters, flops_per_token
 from engine.checkpoint import (
     CheckpointError,
     check_free_space,
+    check_shapes,
     checkpoint_step,
     find_checkpoint,
     list_checkpoints,
@@ -89,6 +90,7 @@ def open_run_folder(config: Config, data: RunData, lock: RunLock) -> Path | None
         raise CheckpointError(
             f"{folder}: resume=must, but there is no checkpoint: no such run; resume=auto would start it"
         )
+    refuse_links(folder)
     lock.acquire(folder)
     if config.resume == "never" and not is_new:
         number = next(n for n in range(1, 10_000) if not folder.with_name(f"{folder.name}.replaced-{n}").exists())
@@ -100,16 +102,26 @@ def open_run_folder(config: Config, data: RunData, lock: RunLock) -> Path | None
             raise ConfigError(
                 f"{folder} was started with another configuration ({'; '.join(changes)}); choose another run_name, or resume=never"
             )
-        digest = read_json(folder / "environment.json").get("data", {}).get("digest")
+        recorded = read_json(folder / "environment.json").get("data")
+        digest = recorded.get("digest") if isinstance(recorded, dict) else None
         if digest not in (None, data.manifest.data_digest):
             raise DataError(
-                f"{folder} was trained on other data ({digest[:12]}) than {config.data.dir} holds ({data.manifest.data_digest[:12]}); choose another run_name"
+                f"{folder} was trained on other data ({str(digest)[:12]}) than {config.data.dir} holds ({data.manifest.data_digest[:12]}); choose another run_name"
             )
     checkpoint = find_checkpoint(folder / "checkpoints")
     if checkpoint is None and config.resume == "must":
         raise CheckpointError(f"{folder}: resume=must, but there is no checkpoint; resume=auto would start from step 0")
     forget_after(folder, load_trainer_state(checkpoint).step if checkpoint else -1)
     return checkpoint
+
+
+def refuse_links(folder: Path) -> None:
+    """Raise ConfigError if a name in a run's folder leads elsewhere: what training writes would be written there."""
+    for path in folder.iterdir() if folder.exists() else ():
+        if path.is_symlink():
+            raise ConfigError(
+                f"{path}: a link, which training would write through; put the file or folder itself there"
+            )
 
 
 def write_run_folder(config: Config, ranks: Ranks, data: RunData, model: torch.nn.Module, step: int) -> dict[str, Any]:
@@ -141,6 +153,7 @@ def load_trained_model(folder: Path, step: int | None = None) -> tuple[Config, t
     if not checkpoints:
         raise CheckpointError(f"{folder}: there is no checkpoint yet")
     verify_checkpoint(checkpoints[0])
+    check_shapes(checkpoints[0], config.model)
     model = build_model(config.model)
     load_model(checkpoints[0], model)
     return config, model.eval()
