@@ -18,6 +18,7 @@ from hydra.errors import ConfigCompositionException, HydraException, MissingConf
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
+LAUNCHER = os.getppid()  # asked before torch is imported, which takes seconds in which the launcher may die
 CONFIG_DIR = str(Path(__file__).resolve().parent.parent / "configs")
 
 

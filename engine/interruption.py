@@ -7,8 +7,11 @@ import socket
 import threading
 import time
 
+from engine.entry import LAUNCHER
+
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
-ORPHAN_SECONDS = 20  # how long a rank whose launcher died may take to save
+SAME_REQUEST_SECONDS = 5.0  # Slurm signals every process of a job, and torchrun passes its own signal on to each rank
+ORPHAN_SECONDS = 15  # how long a rank whose launcher died may take to save
 
 
 class Preempted(RuntimeError):
@@ -18,7 +21,7 @@ class Preempted(RuntimeError):
 
 
 class Interruption:
-    """Note the first signal; the second one ends the process at once.
+    """Note the first signal; the second one ends the process at once (under torchrun: one more than 5 seconds later).
 
     Python runs signal handlers in the main thread alone, and that may be inside a collective whose other side is gone.
     So a thread listens: at the C level every signal writes its number into a socket. The same thread sees when torchrun
@@ -27,9 +30,10 @@ class Interruption:
 
     def __init__(self) -> None:
         self.received: str | None = None
+        self._received_at = 0.0
 
     def __enter__(self) -> "Interruption":
-        self._launcher = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
+        self._launcher = LAUNCHER if "TORCHELASTIC_RUN_ID" in os.environ else None
         self._listening, self._signalled = socket.socketpair()
         self._signalled.setblocking(False)
         self._previous_fd = signal.set_wakeup_fd(self._signalled.fileno(), warn_on_full_buffer=False)
@@ -62,6 +66,7 @@ class Interruption:
                 os._exit(1)  # the other ranks are gone and the main thread waits for them
 
     def _note(self, number: int) -> None:
-        if self.received:
+        if not self.received:
+            self.received, self._received_at = signal.Signals(number).name, time.monotonic()
+        elif not self._launcher or time.monotonic() - self._received_at > SAME_REQUEST_SECONDS:
             os._exit(128 + number)  # no clean-up: the last published checkpoint is intact whatever happens
-        self.received = signal.Signals(number).name

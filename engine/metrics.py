@@ -78,6 +78,12 @@ class LineFile:
         else:
             self.refused = b""
 
+    def sync(self) -> None:
+        """Make the lines durable, before a checkpoint that they must not lag behind."""
+        self.write("")
+        with suppress(OSError):
+            os.fsync(self.descriptor)
+
     def close(self) -> None:
         self.write("")
         os.close(self.descriptor)
@@ -132,6 +138,10 @@ class MetricsLog:
             except Exception as error:
                 print(f"warning: wandb is off from here ({error})", file=sys.stderr)
                 self.wandb = None
+
+    def sync(self) -> None:
+        if self.is_main_process:
+            self.file.sync()
 
     def rewind(self, step: int) -> None:
         """Forget the steps beyond step, which will be done again."""

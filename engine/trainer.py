@@ -104,6 +104,7 @@ class Trainer:
                 self.validate(log, interruption)
                 stop = stop or state.evaluation_pending
             if is_new and (state.step % config.checkpoint_interval == 0 or is_last or stop):
+                log.sync()
                 self.save()
             if stop or is_last:
                 self.ranks.agree(lambda: self.ranks.is_main_process and self.writer.wait())
