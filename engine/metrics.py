@@ -33,8 +33,10 @@ def read_json(path: Path) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def forget_after(run_dir: Path, step: int) -> None:
+def forget_after(run_dir: Path, step: int, evaluation_pending: bool = False) -> None:
     """Move the lines of metrics.jsonl beyond step, and a last line cut short by a kill, to metrics.stale.jsonl.
+
+    With evaluation_pending the validation of that very step goes too.
 
     The resumed run writes those steps again; the file stays in order and without duplicates.
     """
@@ -44,7 +46,9 @@ def forget_after(run_dir: Path, step: int) -> None:
     kept, stale = [], []
     for line in path.read_text(errors="replace").splitlines():
         try:
-            is_kept = json.loads(line)["step"] <= step
+            record = json.loads(line)
+            is_again = evaluation_pending and record["step"] == step and "val/loss" in record
+            is_kept = record["step"] <= step and not is_again
         except (ValueError, KeyError, TypeError, RecursionError):
             is_kept = False
         (kept if is_kept else stale).append(line + "\n")

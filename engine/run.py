@@ -111,7 +111,8 @@ def open_run_folder(config: Config, data: RunData, lock: RunLock) -> Path | None
     checkpoint = find_checkpoint(folder / "checkpoints")
     if checkpoint is None and config.resume == "must":
         raise CheckpointError(f"{folder}: resume=must, but there is no checkpoint; resume=auto would start from step 0")
-    forget_after(folder, load_trainer_state(checkpoint).step if checkpoint else -1)
+    state = load_trainer_state(checkpoint) if checkpoint else None
+    forget_after(folder, state.step if state else -1, bool(state and state.evaluation_pending))
     return checkpoint
 
 

@@ -253,7 +253,13 @@ def test_a_signal_in_an_evaluation_puts_it_off(docs, tmp_path, whole, faults):
     folder = tmp_path / "x"
     assert status(folder)["state"] == "preempted" and status(folder)["step"] == 6
     assert sorted(metrics(folder, "val/loss")) == [0]
+    before = {path: path.read_bytes() for path in (folder / "checkpoints").rglob("*.*")}
     here(docs, tmp_path, "x", "model=ngpt", "eval_interval=6")
+    assert lines_of(folder) == lines_of(whole)
+    # Killed after that validation and before the next checkpoint: it is done once more, and stands once.
+    shutil.rmtree(folder / "checkpoints/step-00000012")
+    assert all(path.read_bytes() == content for path, content in before.items())
+    here(docs, tmp_path, "x", "model=ngpt")
     assert_same(folder, whole)
     assert lines_of(folder) == lines_of(whole)
 
