@@ -30,6 +30,7 @@ class Interruption:
 
     def __init__(self) -> None:
         self.received: str | None = None
+        self.has_begun = False  # until the ranks have met there is nothing to save: a signal ends the process at once
         self._received_at = 0.0
 
     def __enter__(self) -> "Interruption":
@@ -62,11 +63,11 @@ class Interruption:
                 continue
             self.received = self.received or "the launcher's death"
             orphaned_since = orphaned_since or time.monotonic()
-            if time.monotonic() - orphaned_since > ORPHAN_SECONDS:
+            if not self.has_begun or time.monotonic() - orphaned_since > ORPHAN_SECONDS:
                 os._exit(1)  # the other ranks are gone and the main thread waits for them
 
     def _note(self, number: int) -> None:
-        if not self.received:
+        if self.has_begun and not self.received:
             self.received, self._received_at = signal.Signals(number).name, time.monotonic()
-        elif not self._launcher or time.monotonic() - self._received_at > SAME_REQUEST_SECONDS:
+        elif not self.has_begun or not self._launcher or time.monotonic() - self._received_at > SAME_REQUEST_SECONDS:
             os._exit(128 + number)  # no clean-up: the last published checkpoint is intact whatever happens

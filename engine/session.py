@@ -28,6 +28,7 @@ def train(config: Config) -> None:
     check_config(config)
     lock = RunLock()
     with Interruption() as interruption, start_ranks(config.device, config.timeout_seconds) as ranks, closing(lock):
+        interruption.has_begun = True
         ranks.agree(lambda: check_batch(config, ranks.world_size))
         data = ranks.agree(lambda: open_data(config))
         ranks.on_main(lambda: verify_token_files(config.data.dir, data.manifest, full=config.verify_data == "full"))

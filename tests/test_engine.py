@@ -246,6 +246,7 @@ def test_interruption_notes_the_first_signal_and_gives_the_handlers_back():
 
     before = signal.getsignal(signal.SIGUSR2)
     with Interruption() as interruption:
+        interruption.has_begun = True
         assert interruption.received is None
         os.kill(os.getpid(), signal.SIGUSR2)
         deadline = time.monotonic() + 5  # a thread listens
