@@ -1,6 +1,8 @@
 """Ranks: who am I, who else is there, and agreeing with them. Single process when not under torchrun."""
 
 import os
+import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -99,6 +101,9 @@ def start_ranks(device: str, timeout_seconds: float) -> Iterator[Ranks]:
     if world_size > 1:
         dist.init_process_group(
             "nccl" if use_cuda else "gloo",
+            store=meet(rank, world_size, timeout_seconds),
+            rank=rank,
+            world_size=world_size,
             device_id=torch_device if use_cuda else None,
             timeout=timedelta(seconds=timeout_seconds),
         )
@@ -107,3 +112,28 @@ def start_ranks(device: str, timeout_seconds: float) -> Iterator[Ranks]:
     finally:
         if world_size > 1:
             dist.destroy_process_group()
+
+
+def meet(rank: int, world_size: int, timeout_seconds: float) -> dist.Store:
+    """Return a store that the ranks of this start share, and no rank of an earlier one has written to.
+
+    torchrun's store outlives its workers: after a restart it still holds the addresses at which the dead ones listened, and
+    a rank that reads one before its owner has written the new one is refused. So rank 0 opens a meeting under a name that
+    was never used, and the others stay only if rank 0 has counted them in. TORCHELASTIC_RESTART_COUNT would not do as
+    the name: it differs between nodes.
+    """
+    store, _, _ = next(dist.rendezvous("env://", timeout=timedelta(seconds=timeout_seconds)))
+    me = uuid.uuid4().hex
+    if rank == 0:
+        store.set("meeting", me)
+        present = [store.get(f"{me}/{other}").decode() for other in range(1, world_size)]
+        store.set(f"{me}/complete", " ".join(present))
+        return dist.PrefixStore(me, store)
+    deadline = time.monotonic() + timeout_seconds
+    while time.monotonic() < deadline:
+        meeting = store.get("meeting").decode()  # perhaps still that of the start before
+        store.set(f"{meeting}/{rank}", me)
+        if store.check([f"{meeting}/complete"]) and me in store.get(f"{meeting}/complete").decode():
+            return dist.PrefixStore(meeting, store)
+        time.sleep(0.02)
+    raise RuntimeError(f"rank {rank} waited {timeout_seconds:g} s for rank 0 to start")
