@@ -247,7 +247,9 @@ def surprises(
         if ranks > 1:
             allowed |= {1} | ({-signal.SIGKILL} if fault.kills and fault.victim != "rank" else set())
         elif not fault.kills or len(fault.signals) > 1:
+            # The second one may also come after the run has saved and given the signals back: Python was on its way out.
             allowed |= {75, *(128 + s for s in fault.signals[1:])}
+            allowed |= {-s for s in fault.signals[1:] if status.get("state") == "preempted"}
         if fault.kills:
             allowed |= {-signal.SIGKILL}
         if (
