@@ -13,6 +13,7 @@ from torch import Tensor, nn
 import gpt.model
 from ablations.replacement import replace_module
 from gpt.attention import causal_attention
+from gpt.cache import LayerCache
 from gpt.rope import apply_rotary
 
 
@@ -29,14 +30,14 @@ class Attention(gpt.model.Attention):
         self.q_norm = nn.RMSNorm(self.head_dim, eps=config.norm_eps)
         self.k_norm = nn.RMSNorm(self.head_dim, eps=config.norm_eps)
 
-    def forward(self, x: Tensor, rotary: Tensor) -> Tensor:
+    def forward(self, x: Tensor, rotary: Tensor, cache: LayerCache | None = None) -> Tensor:
         heads = (*x.shape[:2], self.n_head, self.head_dim)
         q = self.q_proj(x).view(heads).to(self.q_norm.weight.dtype)  # norms are computed in fp32, as everywhere
         k = self.k_proj(x).view(heads).to(self.k_norm.weight.dtype)
         q = apply_rotary(self.q_norm(q).transpose(1, 2), rotary)  # (B, H, T, K)
         k = apply_rotary(self.k_norm(k).transpose(1, 2), rotary)
         v = self.v_proj(x).view(heads).transpose(1, 2)
-        y = causal_attention(q, k, v, scale=self.head_dim**-0.5)
+        y = causal_attention(q, k, v, scale=self.head_dim**-0.5, cache=cache)
         return self.o_proj(y.transpose(1, 2).reshape(x.shape))
 
 

@@ -13,6 +13,7 @@ import ngpt.model
 from ablations.replacement import replace_module
 from ablations.scales import FixedScale, ScalarScale
 from gpt.attention import causal_attention
+from gpt.cache import KVCache, LayerCache
 from gpt.rope import apply_rotary
 from ngpt.normalization import Scale, normalize, normalize_matrices_
 
@@ -47,21 +48,21 @@ class Config(ngpt.model.Config):
 class AttentionWithoutQKNorm(ngpt.model.Attention):
     """Attend with q and k as long as they come; s_qk and the softmax scale stay (table 6)."""
 
-    def forward(self, x: Tensor, rotary: Tensor) -> Tensor:
+    def forward(self, x: Tensor, rotary: Tensor, cache: LayerCache | None = None) -> Tensor:
         heads = (*x.shape[:2], self.n_head, self.head_dim)
         q = apply_rotary(self.q_proj(x).view(heads).transpose(1, 2), rotary)
         k = apply_rotary(self.k_proj(x).view(heads).transpose(1, 2), rotary)
         v = self.v_proj(x).view(heads).transpose(1, 2)
         sqk = self.sqk().view(self.n_head, 1, self.head_dim)
-        y = causal_attention(sqk * q, sqk * k, v, scale=self.head_dim**0.5)
+        y = causal_attention(sqk * q, sqk * k, v, scale=self.head_dim**0.5, cache=cache)
         return self.o_proj(y.transpose(1, 2).reshape(x.shape))
 
 
 class SlerpBlock(ngpt.model.Block):
     """Move along the great circle instead of the chord."""
 
-    def forward(self, h: Tensor, rotary: Tensor) -> Tensor:
-        h = normalize(slerp(h, normalize(self.attn(h, rotary)), self.attn_alpha().abs()))
+    def forward(self, h: Tensor, rotary: Tensor, cache: LayerCache | None = None) -> Tensor:
+        h = normalize(slerp(h, normalize(self.attn(h, rotary, cache)), self.attn_alpha().abs()))
         h = normalize(slerp(h, normalize(self.mlp(h)), self.mlp_alpha().abs()))
         return h
 
@@ -69,8 +70,8 @@ class SlerpBlock(ngpt.model.Block):
 class FreeStateBlock(ngpt.model.Block):
     """Add to the hidden state as GPT does: each block reads the normalized state, alpha scales what it adds."""
 
-    def forward(self, h: Tensor, rotary: Tensor) -> Tensor:
-        h = h + self.attn_alpha().abs() * self.attn(normalize(h), rotary)
+    def forward(self, h: Tensor, rotary: Tensor, cache: LayerCache | None = None) -> Tensor:
+        h = h + self.attn_alpha().abs() * self.attn(normalize(h), rotary, cache)
         h = h + self.mlp_alpha().abs() * self.mlp(normalize(h))
         return h
 
@@ -84,6 +85,8 @@ class UnitEmbedding(nn.Embedding):
 
 class Transformer(ngpt.model.Transformer):
     """Be ngpt.model.Transformer with the modules that the configuration replaces."""
+
+    config: Config
 
     def __init__(self, config: Config):
         super().__init__(config)
@@ -106,9 +109,9 @@ class Transformer(ngpt.model.Transformer):
                 if isinstance(scale, Scale) and name.rpartition("_")[2] in names:
                     setattr(parent, name, kind(scale.stored.numel(), scale.init, scale.scale))
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Return the final hidden states (B, T, C) of tokens (B, T)."""
-        h = super().forward(tokens)
+    def forward(self, tokens: Tensor, cache: KVCache | None = None) -> Tensor:
+        """Return the final hidden states (B, T, C) of tokens (B, T), which follow those that a cache has seen."""
+        h = super().forward(tokens, cache)
         return h if self.config.normalize_states else normalize(h)
 
     def init_weights(self) -> None:

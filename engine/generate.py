@@ -1,9 +1,12 @@
-"""Text from a trained model, one token at a time."""
+"""Text from a trained model, one token at a time, with a cache of keys and values."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+
+SMALLEST_TEMPERATURE = 1e-6  # below, the most probable token wins; dividing by less would overflow fp32
 
 
 @torch.no_grad()
@@ -16,30 +19,67 @@ def generate(
     temperature: float = 1.0,
     top_k: int | None = None,
     top_p: float | None = None,
-    generator: torch.Generator | None = None,
+    generators: Sequence[torch.Generator] | None = None,
+    end_token: int | None = None,
 ) -> Iterator[Tensor]:
-    """Yield the next token (B,) of each row, max_new_tokens times.
+    """Yield the next token (B,) of each row, max_new_tokens times or until every row has ended.
+
+    Each token follows from the tokens of `context_start` on: the cache only saves reading them again. It is filled anew
+    whenever that start moves, which beyond the window happens once in half a window of tokens.
 
     Args:
-        prompt: token ids (B, T), T >= 1; beyond the model's sequence_length only the last ones are seen.
+        prompt: token ids (B, T), T >= 1; a prompt of one row is read once and continued once per generator.
         n_tokens: ids the tokenizer knows; the padding of the vocabulary beyond it is never drawn.
         temperature: 0 takes the most probable token.
+        generators: the source of each row's randomness, on the prompt's device; None: torch's global one for all.
+        end_token: ends a row, which from then on yields it again and again; None: no row ends.
     """
-    tokens = prompt
+    rows = len(generators) if generators else prompt.shape[0]
+    tokens, cache, start = prompt, model.new_cache(), 0
+    unembedding = model.unembedding()[:n_tokens]
+    has_ended = torch.zeros(rows, dtype=torch.bool, device=prompt.device)
     for _ in range(max_new_tokens):
-        hidden = model(tokens[:, -model.config.sequence_length :])[:, -1]
-        logits = (hidden @ model.unembedding().to(hidden.dtype).T).float()
-        logits[:, n_tokens:] = -torch.inf
-        following = choose(logits, temperature, top_k, top_p, generator)
+        previous, start = start, context_start(tokens.shape[1], model.config.sequence_length)
+        if start != previous:
+            cache.clear()
+        hidden = model(tokens[:, start + cache.length :], cache)[:, -1]
+        logits = F.linear(hidden, unembedding.to(hidden.dtype)).float().expand(rows, -1)
+        following = choose(logits, temperature, top_k, top_p, generators)
+        if end_token is not None:
+            following = following.masked_fill(has_ended, end_token)
+            has_ended |= following == end_token
         yield following
+        if end_token is not None and has_ended.all():
+            return
+        if tokens.shape[0] < rows:
+            tokens = tokens.expand(rows, -1)
+            cache.repeat(rows)
         tokens = torch.cat((tokens, following[:, None]), dim=1)
 
 
+def context_start(length: int, sequence_length: int) -> int:
+    """Return the index of the first token that the model reads to predict the one after a text of `length` tokens.
+
+    A text is read whole while it fits into the window. Beyond, the start moves on half a window at a time, so that more
+    than half a window is always read and the cache can be used in between. It depends on nothing but the length: a
+    text that was generated in two goes is the text that was generated in one.
+    """
+    hop = sequence_length - sequence_length // 2
+    return max(0, -(-(length - sequence_length) // hop) * hop)
+
+
 def choose(
-    logits: Tensor, temperature: float, top_k: int | None, top_p: float | None, generator: torch.Generator | None
+    logits: Tensor,
+    temperature: float,
+    top_k: int | None,
+    top_p: float | None,
+    generators: Sequence[torch.Generator] | None,
 ) -> Tensor:
-    """Draw one token (B,) from logits (B, V), of the top_k most probable and of the fewest that have probability top_p."""
-    if temperature == 0:
+    """Draw one token (B,) from logits (B, V), of the top_k most probable and of the fewest that have probability top_p.
+
+    Each row draws from a generator of its own, so that it does not matter which others are drawn beside it.
+    """
+    if temperature < SMALLEST_TEMPERATURE:
         return logits.argmax(dim=-1)
     logits = logits / temperature
     if top_k is not None:
@@ -50,4 +90,7 @@ def choose(
         ordered, order = probabilities.sort(dim=-1, descending=True)
         before = ordered.cumsum(dim=-1) - ordered  # the probability of all that are likelier: the first always stays
         probabilities = torch.zeros_like(probabilities).scatter(-1, order, ordered.masked_fill(before >= top_p, 0.0))
-    return torch.multinomial(probabilities, 1, generator=generator)[:, 0]
+    if generators is None:
+        return torch.multinomial(probabilities, 1)[:, 0]
+    drawn = [torch.multinomial(p, 1, generator=g) for p, g in zip(probabilities, generators, strict=True)]
+    return torch.cat(drawn)

@@ -1,12 +1,25 @@
 """Causal softmax attention, shared by both models."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gpt.cache import LayerCache
 
-def causal_attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+
+def causal_attention(q: Tensor, k: Tensor, v: Tensor, scale: float, cache: LayerCache | None = None) -> Tensor:
     """Return softmax(scale * q k^T + causal mask) v for q, k, v (B, H, T, K).
 
     q and k come in fp32 (rotary embedding, norms); the products run in v's type, which is bf16 under autocast.
+    With a cache, the positions follow those in it, see them as well, and are added to it.
     """
-    return F.scaled_dot_product_attention(q.to(v.dtype), k.to(v.dtype), v, is_causal=True, scale=scale)
+    q, k = q.to(v.dtype), k.to(v.dtype)
+    past = 0
+    if cache is not None:
+        past = cache.length
+        k, v = cache.append(k, v)
+    if past == 0:
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale)
+    new = q.shape[2]  # a single one sees every position, and no mask is the fastest
+    mask = torch.ones(new, past + new, dtype=torch.bool, device=q.device).tril(past) if new > 1 else None
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gpt.attention import causal_attention
+from gpt.cache import KVCache, LayerCache
 from gpt.rope import RotaryTable, apply_rotary
 
 
@@ -35,12 +36,12 @@ class Attention(nn.Module):
         self.v_proj = nn.Linear(C, C, bias=False)
         self.o_proj = nn.Linear(C, C, bias=False)
 
-    def forward(self, x: Tensor, rotary: Tensor) -> Tensor:
+    def forward(self, x: Tensor, rotary: Tensor, cache: LayerCache | None = None) -> Tensor:
         heads = (*x.shape[:2], self.n_head, self.head_dim)
         q = apply_rotary(self.q_proj(x).view(heads).transpose(1, 2), rotary)  # (B, H, T, K)
         k = apply_rotary(self.k_proj(x).view(heads).transpose(1, 2), rotary)
         v = self.v_proj(x).view(heads).transpose(1, 2)
-        y = causal_attention(q, k, v, scale=self.head_dim**-0.5)
+        y = causal_attention(q, k, v, scale=self.head_dim**-0.5, cache=cache)
         return self.o_proj(y.transpose(1, 2).reshape(x.shape))
 
 
@@ -66,8 +67,8 @@ class Block(nn.Module):
         self.attn_norm = nn.RMSNorm(config.n_embd, eps=config.norm_eps)
         self.mlp_norm = nn.RMSNorm(config.n_embd, eps=config.norm_eps)
 
-    def forward(self, h: Tensor, rotary: Tensor) -> Tensor:
-        h = h + self.attn(self.attn_norm(h), rotary)
+    def forward(self, h: Tensor, rotary: Tensor, cache: LayerCache | None = None) -> Tensor:
+        h = h + self.attn(self.attn_norm(h), rotary, cache)
         h = h + self.mlp(self.mlp_norm(h))
         return h
 
@@ -83,12 +84,12 @@ class Transformer(nn.Module):
         self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
         self.init_weights()
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Return the final hidden states (B, T, C) of tokens (B, T)."""
+    def forward(self, tokens: Tensor, cache: KVCache | None = None) -> Tensor:
+        """Return the final hidden states (B, T, C) of tokens (B, T), which follow those that a cache has seen."""
         h = self.embedding(tokens)
-        rotary = self.rotary(tokens.shape[1])
-        for block in self.blocks:
-            h = block(h, rotary)
+        rotary = self.rotary(tokens.shape[1], start=cache.length if cache else 0)
+        for layer, block in enumerate(self.blocks):
+            h = block(h, rotary, cache[layer] if cache else None)
         return self.norm(h)
 
     def unembedding(self) -> Tensor:
@@ -108,3 +109,7 @@ class Transformer(nn.Module):
 
     def post_optimizer_step(self) -> None:
         """Bring the weights back to where they are kept, in place; called after every optimizer step."""
+
+    def new_cache(self) -> KVCache:
+        """Return an empty cache, for a text of at most sequence_length tokens."""
+        return KVCache(self.config.n_layer, self.config.sequence_length)

@@ -23,11 +23,11 @@ class RotaryTable(nn.Module):
         angle = torch.outer(torch.arange(length, dtype=torch.float64), frequency).repeat(1, 2)
         return torch.stack((angle.cos(), angle.sin())).float()
 
-    def forward(self, length: int) -> Tensor:
-        """Return the table (2, length, head_dim) of cosines and sines; longer than trained is computed anew."""
-        if length > self.table.shape[1]:
-            return self._compute(length).to(self.table)
-        return self.table[:, :length]
+    def forward(self, length: int, start: int = 0) -> Tensor:
+        """Return the table (2, length, head_dim) of positions from start on; beyond the trained it is computed anew."""
+        end = start + length
+        table = self.table if end <= self.table.shape[1] else self._compute(end).to(self.table)
+        return table[:, start:end]
 
 
 def apply_rotary(x: Tensor, table: Tensor) -> Tensor:

@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gpt.attention import causal_attention
+from gpt.cache import KVCache, LayerCache
 from gpt.rope import RotaryTable, apply_rotary
-from ngpt.normalization import Scale, normalize, normalize_matrices_  # sections 2.1, 2.5 and 2.6
+from ngpt.normalization import Scale, normalize, normalize_matrices_, scaled_linear  # sections 2.1, 2.5 and 2.6
 
 
 @dataclass
@@ -46,14 +47,14 @@ class Attention(nn.Module):
         self.o_proj = nn.Linear(C, C, bias=False)
         self.sqk = Scale(C, config.sqk_init, config.sqk_scale or C**-0.5)
 
-    def forward(self, x: Tensor, rotary: Tensor) -> Tensor:
+    def forward(self, x: Tensor, rotary: Tensor, cache: LayerCache | None = None) -> Tensor:
         heads = (*x.shape[:2], self.n_head, self.head_dim)
         q = apply_rotary(self.q_proj(x).view(heads).transpose(1, 2), rotary)  # (B, H, T, K)
         k = apply_rotary(self.k_proj(x).view(heads).transpose(1, 2), rotary)
         v = self.v_proj(x).view(heads).transpose(1, 2)
         sqk = self.sqk().view(self.n_head, 1, self.head_dim)
         q, k = sqk * normalize(q), sqk * normalize(k)  # eq. 15, 16
-        y = causal_attention(q, k, v, scale=self.head_dim**0.5)  # section 2.3.2
+        y = causal_attention(q, k, v, scale=self.head_dim**0.5, cache=cache)  # section 2.3.2
         return self.o_proj(y.transpose(1, 2).reshape(x.shape))
 
 
@@ -68,8 +69,8 @@ class MLP(nn.Module):
         self.sv = Scale(4 * C, config.sv_init, config.sv_scale or C**-0.5)
 
     def forward(self, x: Tensor) -> Tensor:
-        u = self.su() * self.up_proj(x)  # eq. 20
-        v = self.sv() * self.gate_proj(x) * x.shape[-1] ** 0.5  # eq. 21
+        u = scaled_linear(self.up_proj, x, self.su())  # eq. 20
+        v = scaled_linear(self.gate_proj, x, self.sv() * x.shape[-1] ** 0.5)  # eq. 21
         return self.down_proj(u * F.silu(v))
 
 
@@ -81,8 +82,8 @@ class Block(nn.Module):
         self.attn_alpha = Scale(config.n_embd, config.alpha_init, config.alpha_scale or config.n_embd**-0.5)
         self.mlp_alpha = Scale(config.n_embd, config.alpha_init, config.alpha_scale or config.n_embd**-0.5)
 
-    def forward(self, h: Tensor, rotary: Tensor) -> Tensor:
-        h = normalize(h + self.attn_alpha().abs() * (normalize(self.attn(h, rotary)) - h))  # eq. 10
+    def forward(self, h: Tensor, rotary: Tensor, cache: LayerCache | None = None) -> Tensor:
+        h = normalize(h + self.attn_alpha().abs() * (normalize(self.attn(h, rotary, cache)) - h))  # eq. 10
         h = normalize(h + self.mlp_alpha().abs() * (normalize(self.mlp(h)) - h))  # eq. 11
         return h
 
@@ -98,12 +99,12 @@ class Transformer(nn.Module):
         self.sz = Scale(config.vocab_size, config.sz_init, config.sz_scale or config.n_embd**-0.5)  # eq. 3
         self.init_weights()
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Return the final hidden states (B, T, C) of tokens (B, T)."""
+    def forward(self, tokens: Tensor, cache: KVCache | None = None) -> Tensor:
+        """Return the final hidden states (B, T, C) of tokens (B, T), which follow those that a cache has seen."""
         h = self.embedding(tokens)
-        rotary = self.rotary(tokens.shape[1])
-        for block in self.blocks:
-            h = block(h, rotary)
+        rotary = self.rotary(tokens.shape[1], start=cache.length if cache else 0)
+        for layer, block in enumerate(self.blocks):
+            h = block(h, rotary, cache[layer] if cache else None)
         return h  # section 2.6, item 1: no norm remains, not even the final one
 
     def unembedding(self) -> Tensor:
@@ -130,3 +131,7 @@ class Transformer(nn.Module):
     def post_optimizer_step(self) -> None:
         """Bring the weights back to where they are kept, in place; called after every optimizer step."""
         normalize_matrices_(self.normalized_matrices())  # section 2.6, item 2
+
+    def new_cache(self) -> KVCache:
+        """Return an empty cache, for a text of at most sequence_length tokens."""
+        return KVCache(self.config.n_layer, self.config.sequence_length)

@@ -1,6 +1,7 @@
 """The two words that nGPT adds to the language: a unit-norm vector and a learned scale."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 # Added to the squared norm. Beside a unit vector's 1.0 it is below float32's resolution; a zero vector stays zero.
@@ -29,8 +30,20 @@ class Scale(nn.Module):
         return self.stored * (self.init / self.scale)
 
 
+def scaled_linear(linear: nn.Linear, x: Tensor, scale: Tensor) -> Tensor:
+    """Return scale * linear(x), the scale multiplied into whichever is smaller: the weight's rows or the product.
+
+    In training that is the weight: neither the scale nor its gradient, a sum over all tokens, then costs a pass over the
+    activations. When a few tokens are generated it is the product. A layer of another kind (fp8) keeps its own product.
+    """
+    if type(linear) is not nn.Linear or x.shape[:-1].numel() < linear.in_features:
+        return scale * linear(x)
+    return F.linear(x, scale[:, None] * linear.weight)
+
+
 @torch.no_grad()
 def normalize_matrices_(matrices: list[tuple[Tensor, int]]) -> None:
     """Normalize the vectors of each weight matrix along its dimension of size n_embd, in place (section 2.6, item 2)."""
     for weight, dim in matrices:
-        weight.copy_(normalize(weight, dim))
+        x = weight.to(torch.promote_types(weight.dtype, torch.float32))
+        weight.mul_(torch.rsqrt(x.square().sum(dim, keepdim=True) + EPSILON))  # normalize(), but without a copy

@@ -1,0 +1,1 @@
+"""Text from trained runs: what `sample.py` reads, draws and shows."""

@@ -1,0 +1,153 @@
+"""Continuations of a prompt by a trained run, drawn together and handed on as they grow."""
+
+import codecs
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from corpus.manifest import TOKENIZER_NAME, DataError
+from corpus.tokenizer import Tokenizer, load_tokenizer
+from engine.checkpoint import checkpoint_step, list_checkpoints
+from engine.entry import ConfigError
+from engine.generate import context_start, generate
+from engine.run import load_trained_model
+from sampling.config import SampleConfig
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A run with its model, fp32, on the device."""
+
+    folder: Path
+    step: int
+    arm: str
+    model: torch.nn.Module
+    tokenizer: Tokenizer
+    device: str
+
+    @property
+    def title(self) -> str:
+        return f"{self.folder} (step {self.step:,})"
+
+    def encode(self, prompt: str) -> list[int]:
+        """Return a prompt's tokens; a text begins after the end-of-text token, which is what an empty one becomes."""
+        return self.tokenizer.encode(prompt, allowed_special="all") or [self.tokenizer.eot_token]
+
+
+class Sample:
+    """One continuation while it grows; a character that is spread over several tokens appears with the last of them."""
+
+    def __init__(self, number: int):
+        self.number = number  # from 1
+        self.text, self.n_tokens = "", 0  # the end-of-text token is not counted
+        self.finish_reason: str | None = None  # end_of_text, length; None while it grows
+        self.decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def add(self, token: bytes) -> None:
+        self.n_tokens += 1
+        self.text += self.decoder.decode(token)
+
+    def finish(self, reason: str) -> None:
+        self.finish_reason = reason
+        self.text += self.decoder.decode(b"", final=True)
+
+
+@dataclass
+class Speed:
+    """Tokens and seconds spent on reading prompts (up to the first token drawn) and on writing what follows."""
+
+    prefill_tokens: int = 0
+    prefill_seconds: float = 0.0
+    decode_tokens: int = 0
+    decode_seconds: float = 0.0
+
+    def __str__(self) -> str:
+        return ", ".join(
+            f"{name} {tokens:,} tokens in {seconds:.2f} s ({tokens / max(seconds, 1e-9):,.1f} tokens/s)"
+            for name, tokens, seconds in (
+                ("prefill", self.prefill_tokens, self.prefill_seconds),
+                ("decode", self.decode_tokens, self.decode_seconds),
+            )
+        )
+
+
+def open_run(folder: Path, checkpoint: int | None, device: str) -> TrainedRun:
+    """Return a run's model from its newest checkpoint, or that of a step.
+
+    Raises:
+        ConfigError, DataError, CheckpointError: no such run, tokenizer or checkpoint, or one that is not sound.
+    """
+    if checkpoint is None:  # decided before it is read: a run in progress may publish its next one meanwhile
+        found = list_checkpoints(folder / "checkpoints")
+        checkpoint = checkpoint_step(found[0]) if found else None
+    config, model = load_trained_model(folder, checkpoint)
+    tokenizer = load_tokenizer(folder / TOKENIZER_NAME)
+    if tokenizer.n_vocab > model.config.vocab_size:
+        raise DataError(
+            f"{folder / TOKENIZER_NAME}: {tokenizer.n_vocab:,} tokens, but the model has {model.config.vocab_size:,} outputs: "
+            "not the tokenizer of this run"
+        )
+    return TrainedRun(folder, checkpoint, config.model["name"], model.to(device), tokenizer, device)
+
+
+def draw(run: TrainedRun, prompt: list[int], config: SampleConfig, speed: Speed) -> Iterator[list[Sample]]:
+    """Yield the list of the prompt's num_samples samples again and again while they grow, batch_size at a time.
+
+    The first time all are empty, the last time all are finished. What the model takes in between is counted in `speed`.
+    """
+    samples = [Sample(number) for number in range(1, config.num_samples + 1)]
+    yield samples
+    for first in range(0, len(samples), config.batch_size):
+        batch = samples[first : first + config.batch_size]
+        try:
+            for _ in grow(run, prompt, batch, config, speed):
+                yield samples
+        except torch.OutOfMemoryError:
+            raise ConfigError(
+                f"out of memory with {len(batch)} samples at a time; try a batch_size below {len(batch)}"
+            ) from None
+        for sample in batch:
+            if sample.finish_reason is None:
+                sample.finish("length")
+        yield samples
+
+
+def grow(run: TrainedRun, prompt: list[int], batch: list[Sample], config: SampleConfig, speed: Speed) -> Iterator[None]:
+    """Add one token to every sample of a batch that has not ended, and yield; until all have, or max_new_tokens times."""
+    end = run.tokenizer.eot_token
+    generators = [torch.Generator(run.device).manual_seed(seed_of(config.seed, sample.number)) for sample in batch]
+    stream = generate(
+        run.model, torch.tensor([prompt], device=run.device), config.max_new_tokens, n_tokens=run.tokenizer.n_vocab,
+        temperature=config.temperature, top_k=config.top_k, top_p=config.top_p, generators=generators, end_token=end,
+    )  # fmt: skip
+    is_first = True
+    while True:
+        started = time.perf_counter()
+        following = next(stream, None)
+        if following is None:
+            return
+        tokens = following.tolist()  # waits for the device, so that the clock is right
+        seconds = time.perf_counter() - started
+        growing = [(sample, token) for sample, token in zip(batch, tokens, strict=True) if not sample.finish_reason]
+        if is_first:
+            speed.prefill_tokens += len(prompt) - context_start(len(prompt), run.model.config.sequence_length)
+            speed.prefill_seconds += seconds
+        else:
+            speed.decode_tokens += len(growing)
+            speed.decode_seconds += seconds
+        is_first = False
+        for sample, token in growing:
+            if token == end:
+                sample.finish("end_of_text")
+            else:
+                sample.add(run.tokenizer.decode_single_token_bytes(token))
+        yield
+
+
+def seed_of(seed: int, number: int) -> int:
+    """Return the seed of a sample's own generator: it depends on no other sample, and differs from those of other seeds."""
+    return int(np.random.SeedSequence((seed % 2**64, number)).generate_state(1, np.uint64)[0])
