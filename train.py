@@ -3,17 +3,29 @@
 Several GPUs: `torchrun --standalone --nproc_per_node=8 train.py ...`. Every key: configs/train.yaml.
 """
 
-from engine.config import Config
+from typing import TYPE_CHECKING
+
 from engine.entry import run_entry
-from engine.session import print_plan, train
+
+if TYPE_CHECKING:
+    from engine.config import Config
 
 
-def main(config: Config) -> None:
+def load_schema() -> type:
+    """Import the configuration, and with it torch, which takes seconds: --help and the shell's completion go without."""
+    from engine.config import Config
+
+    return Config
+
+
+def main(config: "Config") -> None:
+    from engine.session import print_plan, train
+
     if config.dry_run:
         print_plan(config)
     else:
         train(config)
 
 
-if __name__ == "__main__":
-    run_entry(main, Config, config_name="train")
+if __name__ == "__main__":  # the fish shell completes only files with the words @hydra.main in them
+    run_entry(main, load_schema, config_name="train")

@@ -1,6 +1,7 @@
 """Decide which runs may be compared, and say what they share and where they differ."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from analysis.runs import Run, lookup, to_number
@@ -24,6 +25,7 @@ SPEED_FIELDS = (
     ("world_size", "environment", "world_size"),
     ("compile", "config", "compile"),
     ("micro_batch_size", "config", "micro_batch_size"),
+    ("parallel", "config", "parallel"),
 )
 # Fields that name, place or watch a run without changing it.
 BOOKKEEPING = (
@@ -31,6 +33,7 @@ BOOKKEEPING = (
     "out_dir",
     "resume",
     "wandb",
+    "tensorboard",
     "log_interval",
     "checkpoint_interval",
     "keep_checkpoints",
@@ -50,6 +53,7 @@ NOT_A_VARIANT = (
     "eval_batch_size",
     "micro_batch_size",
     "compile",
+    "parallel",
 )
 
 
@@ -107,7 +111,7 @@ def find_differences(runs: list[Run], across: tuple[str, ...] = ()) -> list[Diff
     return differences
 
 
-def find_unrecorded(runs: list[Run]) -> list[str]:
+def find_unrecorded(runs: Sequence[Run]) -> list[str]:
     """Return the controlled fields that no run recorded, and that were therefore not checked."""
     return [
         words for words, source, key in CONTROLLED_FIELDS if all(read_field(run, source, key) is None for run in runs)
@@ -175,7 +179,8 @@ def describe_variants(runs: list[Run], across: tuple[str, ...] = ()) -> dict[str
     Two such runs that differ in more than the seed (say, in weight_decay) are two candidates, not two seeds. A
     difference inside the model (an ablation) counts across the whole arm.
     """
-    arms, groups = {}, {}
+    arms: dict[str, list[Run]] = {}
+    groups: dict[tuple, list[Run]] = {}
     for run in runs:
         arm = label_arm(run, across)
         arms.setdefault(arm, []).append(run)

@@ -1,4 +1,4 @@
-"""Counting: parameters, floating-point operations, memory, and what a run will cost before it starts."""
+"""Counting: parameters, floating-point operations, and what a run will cost before it starts."""
 
 from typing import Any
 
@@ -6,7 +6,6 @@ import torch
 from torch import nn
 
 from engine.config import Config
-from engine.loss import MAX_LOGITS
 
 # Dense bf16 tensor-core peaks in FLOP/s from the vendors' datasheets (no sparsity), by a part of the device's name.
 # The first that fits is taken, so the longer names come first.
@@ -36,31 +35,14 @@ def flops_per_token(model: nn.Module) -> int:
 
 
 def peak_flops(device: torch.device, precision_matmul: str) -> float | None:
-    """Return the device's dense peak in FLOP/s for bf16 products, None where it is not known (CPU, fp32, new names)."""
-    if device.type != "cuda" or precision_matmul != "bfloat16":
+    """Return the device's dense peak in FLOP/s for bf16 products, None where it is not known (CPU, fp32, new names).
+
+    Also for fp8, whose MFU is so that of the same work in bf16: embeddings and attention stay in bf16.
+    """
+    if device.type != "cuda" or precision_matmul == "float32":
         return None
     name = torch.cuda.get_device_name(device)
     return next((peak for part, peak in BF16_PEAKS.items() if part in name), None)
-
-
-def estimate_memory_gib(model: nn.Module, config: Config) -> dict[str, float]:
-    """Estimate the memory of one rank without activation checkpointing, in GiB; coarse, for choosing a micro batch.
-
-    Weights, gradients and Adam's two moments in their types; per layer and token the tensors kept for backward:
-    about 34 * n_embd values of the matmul's type and 8 * n_embd of fp32 (norms and the residual stream).
-    """
-    shape = model.config
-    bytes_per_matmul_value = 2 if config.precision.matmul == "bfloat16" else 4
-    block_matrices = sum(p.numel() for p in model.blocks.parameters() if p.dim() == 2)
-    others = sum(p.numel() for p in model.parameters()) - block_matrices
-    stored = 2 if config.precision.matrices == "bfloat16" else 4
-    state = 4 * (stored * block_matrices + 4 * others)
-    tokens = config.micro_batch_size * shape.sequence_length
-    activations = tokens * shape.n_layer * shape.n_embd * (34 * bytes_per_matmul_value + 8 * 4)
-    logits = min(tokens * shape.vocab_size, MAX_LOGITS) * (bytes_per_matmul_value + 2 * 4)
-    gib = 2**30
-    parts = {"weights_gradients_optimizer": state / gib, "activations": activations / gib, "logits": logits / gib}
-    return {name: round(value, 2) for name, value in {**parts, "total": sum(parts.values())}.items()}
 
 
 def describe_run(config: Config, model: nn.Module, world_size: int, train_tokens: int | None) -> dict[str, Any]:
@@ -82,5 +64,4 @@ def describe_run(config: Config, model: nn.Module, world_size: int, train_tokens
         "epochs": None if windows is None else round(config.max_steps * config.global_batch_size / max(windows, 1), 3),
         "flops_per_token": per_token,
         "flops": per_token * tokens,
-        "memory_gib_per_rank_estimate": estimate_memory_gib(model, config),
     }

@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from corpus.token_file import sync_path
+from engine.distributed import gathered, shard_as
 from engine.entry import to_dataclass
 from engine.models import build_model
 
@@ -72,10 +73,16 @@ class Snapshot:
         return sum(t.numel() * t.element_size() for part in (self.model, self.optimizer) for t in part.values())
 
 
-def take_snapshot(model: torch.nn.Module, optimizer: torch.optim.Optimizer, state: TrainerState) -> Snapshot:
-    """Copy weights, optimizer and state to the CPU's memory."""
-    weights = {name: copy_to_cpu(p) for name, p in model.state_dict().items()}
-    return Snapshot(asdict(state), weights, flatten_optimizer(model, optimizer))
+def take_snapshot(
+    model: torch.nn.Module, optimizer: torch.optim.Optimizer, state: TrainerState, is_kept: bool = True
+) -> Snapshot | None:
+    """Copy weights, optimizer and state to the CPU's memory; None where it is not kept.
+
+    Sharded tensors are gathered one at a time, so of such a model every rank must take it, and one keeps it.
+    """
+    weights = copy_tensors(model.state_dict(), is_kept)
+    moments = copy_tensors(flatten_optimizer(model, optimizer), is_kept)
+    return Snapshot(asdict(state), weights, moments) if is_kept else None
 
 
 def write_checkpoint(folder: Path, snapshot: Snapshot, keep: int, keep_every: int | None) -> Path:
@@ -194,9 +201,11 @@ def check_shapes(path: Path, model: dict[str, Any]) -> None:
 
 
 def load_model(path: Path, model: torch.nn.Module) -> None:
-    """Load model.safetensors into model, in place; shapes and names must agree."""
+    """Load model.safetensors into model, in place; shapes and names must agree. Each rank reads its part of a sharded one."""
     try:
-        model.load_state_dict(load_file(path / "model.safetensors"))
+        own = model.state_dict()
+        weights = load_file(path / "model.safetensors")
+        model.load_state_dict({name: shard_as(tensor, own.get(name)) for name, tensor in weights.items()})
     except (OSError, SafetensorError, RuntimeError) as error:
         raise CheckpointError(
             f"{path}/model.safetensors does not fit the configuration ({str(error).splitlines()[0]})"
@@ -210,24 +219,32 @@ def load_optimizer(path: Path, model: torch.nn.Module, optimizer: torch.optim.Op
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path}/optimizer.safetensors: unreadable ({error})") from None
     state: dict[int, dict[str, Tensor]] = {}
-    shapes = {name: p.shape for name, p in model.named_parameters()}
+    parameters = dict(model.named_parameters())
     for index, name in enumerate(parameter_names(model, optimizer)):
-        expected = {"exp_avg": shapes[name], "exp_avg_sq": shapes[name], "step": torch.Size()}
-        state[index] = {key: flat[f"{key}/{name}"] for key in expected if f"{key}/{name}" in flat}
-        if {key: tensor.shape for key, tensor in state[index].items()} != expected:
+        shape = parameters[name].shape
+        expected = {"exp_avg": shape, "exp_avg_sq": shape, "step": torch.Size()}
+        found = {key: flat[f"{key}/{name}"] for key in expected if f"{key}/{name}" in flat}
+        if {key: tensor.shape for key, tensor in found.items()} != expected:
             raise CheckpointError(f"{path}/optimizer.safetensors: nothing for {name}, or not of its shape")
+        state[index] = {key: shard_as(value, parameters[name]) if value.dim() else value for key, value in found.items()}  # fmt: skip
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
 def flatten_optimizer(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """Return the optimizer's tensors under "<kind>/<parameter name>"."""
     names = parameter_names(model, optimizer)
-    return {f"{key}/{names[index]}": copy_to_cpu(value)
+    return {f"{key}/{names[index]}": value
             for index, entry in optimizer.state_dict()["state"].items() for key, value in entry.items()}  # fmt: skip
 
 
-def copy_to_cpu(tensor: Tensor) -> Tensor:
-    return tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+def copy_tensors(tensors: dict[str, Tensor], is_kept: bool) -> dict[str, Tensor]:
+    """Gather each tensor and copy it to the CPU where it is kept."""
+    copies = {}
+    for name, tensor in tensors.items():
+        whole = gathered(tensor.detach())
+        if is_kept:
+            copies[name] = whole.to("cpu", copy=True, memory_format=torch.contiguous_format)
+    return copies
 
 
 def parameter_names(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> list[str]:

@@ -1,16 +1,18 @@
 """The configuration of a training run: every key, its type and its unit, and what cannot be combined."""
 
+import hashlib
+import json
 import os
 import re
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Optional
 
 from omegaconf import OmegaConf
 
 from corpus.sources import DataConfig
-from engine.entry import ConfigError, first_line, to_dataclass
-from engine.models import MODEL_SCHEMAS, model_config, nearest_divisor
+from engine.entry import ConfigError, first_line, nearest, to_dataclass
+from engine.models import MODEL_SCHEMAS, MODELS, model_config, nearest_divisor
 from engine.plain_yaml import load_plain_yaml
 
 DTYPES = ("float32", "bfloat16")
@@ -19,7 +21,7 @@ DTYPES = ("float32", "bfloat16")
 @dataclass
 class PrecisionConfig:
     name: str
-    matmul: str  # type of the matrix products (autocast)
+    matmul: str  # type of the matrix products (autocast); float8: the blocks' through torchao, others bfloat16
     matrices: str  # type in which the blocks' matrices are stored
 
 
@@ -31,7 +33,8 @@ class WandbConfig:
 
 @dataclass
 class Config:
-    model: dict[str, Any] = field(metadata={"schemas": MODEL_SCHEMAS})  # name, and the fields of that model's Config
+    # name, and the fields of that model's Config
+    model: dict[str, Any] = field(metadata={"schemas": dict(zip(MODELS, MODEL_SCHEMAS, strict=True))})
     size: str  # the names of the chosen groups, for the run's name and the report
     context: str
     data: DataConfig
@@ -63,12 +66,15 @@ class Config:
     compile: Optional[bool]  # None: on a GPU yes, on a CPU no
     dry_run: bool
     wandb: WandbConfig = field(default_factory=WandbConfig)
+    tensorboard: bool = False  # event files in the run's folder
     # Keys newer than the first run folders have a default, so that these can still be read.
     keep_every: Optional[int] = None  # steps; checkpoints of steps divisible by it are kept for good
     verify_data: str = "fast"  # fast | full: how the token files are compared with their manifest
     on_nonfinite: str = "stop"  # stop | skip | rollback
     max_nonfinite: int = 3  # steps skipped or rolled back from before the run stops after all
     timeout_seconds: float = 600.0  # how long a rank waits for the others before it gives up
+    recompute_layers: int = 0  # blocks whose activations are computed again in the backward pass
+    parallel: str = "ddp"  # ddp | fsdp: the whole model on every rank, or a part of it on each
 
     @property
     def tokens_per_step(self) -> int:
@@ -82,7 +88,8 @@ class Config:
 # Keys that change neither the trajectory nor its evaluation: a resumed run may have other values.
 MAY_CHANGE_ON_RESUME = {
     "micro_batch_size", "log_interval", "checkpoint_interval", "keep_checkpoints", "eval_interval", "out_dir", "resume",
-    "device", "compile", "dry_run", "wandb", "keep_every", "verify_data", "on_nonfinite", "max_nonfinite", "timeout_seconds",
+    "device", "compile", "dry_run", "wandb", "tensorboard", "keep_every", "verify_data", "on_nonfinite", "max_nonfinite", "timeout_seconds",
+    "parallel", "recompute_layers",
     "data",  # the data's digest is compared instead
 }  # fmt: skip
 
@@ -98,7 +105,15 @@ def check_config(config: Config) -> None:
     for name in positive:
         if not getattr(config, name) > 0:
             raise ConfigError(f"{name}={getattr(config, name)}: must be positive")
-    for name in ("min_learning_rate", "warmup_steps", "weight_decay", "grad_clip", "seed", "max_nonfinite"):
+    for name in (
+        "min_learning_rate",
+        "warmup_steps",
+        "weight_decay",
+        "grad_clip",
+        "seed",
+        "max_nonfinite",
+        "recompute_layers",
+    ):
         if not getattr(config, name) >= 0:
             raise ConfigError(f"{name}={getattr(config, name)}: must not be negative")
     for name in ("beta1", "beta2"):
@@ -112,17 +127,22 @@ def check_config(config: Config) -> None:
         raise ConfigError(
             f"warmup_steps={config.warmup_steps} leaves nothing of max_steps={config.max_steps}; try warmup_steps={config.max_steps // 10}"
         )
+    if config.parallel == "fsdp" and config.precision.matrices != "float32":
+        raise ConfigError(
+            f"parallel=fsdp gathers a block's weights in one type; precision={config.precision.name} stores them in two: take bf16 or fp32"
+        )
     if config.min_learning_rate > config.learning_rate:
         raise ConfigError(f"min_learning_rate={config.min_learning_rate} is above learning_rate={config.learning_rate}")
     one_of = {"resume": ("auto", "must", "never"), "device": ("auto", "cpu", "cuda"), "wandb.mode": ("disabled", "offline", "online"),
-              "verify_data": ("fast", "full"), "on_nonfinite": ("stop", "skip", "rollback"),
-              "precision.matmul": DTYPES, "precision.matrices": DTYPES}  # fmt: skip
+              "verify_data": ("fast", "full"), "on_nonfinite": ("stop", "skip", "rollback"), "parallel": ("ddp", "fsdp"),
+              "precision.matmul": (*DTYPES, "float8"), "precision.matrices": DTYPES}  # fmt: skip
     for key, allowed in one_of.items():
         value = config
         for part in key.split("."):
             value = getattr(value, part)
         if value not in allowed:
-            raise ConfigError(f"{key}={value}: must be one of {', '.join(allowed)}")
+            hint = nearest("cuda" if value == "gpu" else value, list(allowed))
+            raise ConfigError(f"{key}={value}: must be one of {', '.join(allowed)}{hint}")
     if config.run_name is None:
         config.run_name = default_run_name(config)
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,199}", config.run_name):
@@ -150,6 +170,7 @@ def default_run_name(config: Config) -> str:
     """Name a run from its configuration alone, so that every rank and every restart agrees."""
     parts = [
         config.model["name"],
+        *name_variant(config.model),
         config.size,
         config.context,
         config.data.name,
@@ -159,6 +180,25 @@ def default_run_name(config: Config) -> str:
     if config.precision.name != "bf16":
         parts.append(config.precision.name)
     return "-".join([*parts, f"seed{config.seed}"])
+
+
+def name_variant(node: dict[str, Any]) -> list[str]:
+    """Return words that tell the variants of one model apart: for a Config with more fields than the one it extends.
+
+    The fields that are not at their defaults, and a digest of the whole node, for other fields may differ as well.
+    """
+    schema = MODELS[node["name"]].Config
+    inherited = {f.name for base in schema.__bases__ if is_dataclass(base) for f in fields(base)}
+    own = [f for f in fields(schema) if f.name not in inherited]
+    if not inherited or not own:
+        return []
+    words = []
+    for f in own:
+        default = f.default if f.default_factory is MISSING else f.default_factory()
+        value = node.get(f.name, default)
+        if value != default:
+            words.append(f"{f.name}_{'+'.join(value) if isinstance(value, list) else str(value).lower()}")
+    return [*words, hashlib.sha256(json.dumps(node, sort_keys=True).encode()).hexdigest()[:6]]
 
 
 def save_config(config: Config, path: Path) -> None:

@@ -33,6 +33,12 @@ class Ranks:
             dist.all_reduce(tensor)
         return tensor
 
+    def any(self, is_so: bool) -> bool:
+        """Return, on every rank, whether it is so on any."""
+        if self.world_size == 1:
+            return is_so
+        return self.all_reduce_sum(torch.tensor(float(is_so), device=self.device)).item() > 0
+
     def gather(self, value: Any) -> list[Any]:
         """Return every rank's value, in the order of the ranks, on every rank."""
         values = [value]
@@ -67,6 +73,20 @@ class Ranks:
             dist.broadcast_object_list(box, src=0, device=self.device if self.device.type == "cuda" else None)
             result = box[0]
         return result
+
+
+def gathered(tensor: Tensor) -> Tensor:
+    """Return the whole of a tensor that is sharded over the ranks, which all must call this; any other as it is."""
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+
+
+def shard_as(tensor: Tensor, like: Tensor | None) -> Tensor:
+    """Return this rank's part of a whole tensor, cut as `like` is, without a word to the others; all if that is not sharded."""
+    if not hasattr(like, "placements"):
+        return tensor
+    from torch.distributed.tensor import distribute_tensor  # takes seconds to import
+
+    return distribute_tensor(tensor, like.device_mesh, like.placements, src_data_rank=None)
 
 
 class RankError(RuntimeError):

@@ -8,7 +8,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -18,6 +18,10 @@ from hydra.errors import ConfigCompositionException, HydraException, MissingConf
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
+# Hydra's own, `--hydra-help`; anything else with a dash is a setting that was meant to have none.
+FLAGS = {"-h", "--help", "--hydra-help", "--version", "--cfg", "-c", "--resolve", "--package", "-p", "--run", "-r", "--multirun",
+         "-m", "--shell-completion", "-sc", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd",
+         "--experimental-rerun", "--info", "-i"}  # fmt: skip
 LAUNCHER = os.getppid()  # asked before torch is imported, which takes seconds in which the launcher may die
 CONFIG_DIR = str(Path(__file__).resolve().parent.parent / "configs")
 
@@ -28,8 +32,12 @@ class ConfigError(ValueError):
     exit_code = 2
 
 
-def run_entry(function: Callable[[Any], None], schema: type, config_name: str) -> None:
+def run_entry(function: Callable[[Any], None], schema: type | Callable[[], type], config_name: str) -> None:
     """Compose configs/<config_name>.yaml with the command line, check it against schema, call function(config).
+
+    Args:
+        schema: the dataclass of the configuration, or a function that imports it: help and the shell's completion then
+            need not wait for torch.
 
     Exceptions with an `exit_code` end the process with one line on stderr and that code: 2 configuration, 3 data,
     4 checkpoint, 5 diverged (design of the command line); SystemExit passes (75: preempted and saved).
@@ -48,11 +56,16 @@ def run_entry(function: Callable[[Any], None], schema: type, config_name: str) -
     composed: list[DictConfig] = []
 
     try:
+        check_flags(sys.argv[1:])
+        if {"-h", "--help"} & set(sys.argv[1:]):
+            from engine.help import print_help
+
+            return print_help(config_name, [a for a in sys.argv[1:] if not a.startswith("-")])
         hydra.main(version_base="1.3", config_path=CONFIG_DIR, config_name=config_name)(composed.append)()
         for raw in composed:
-            function(to_dataclass(raw, schema))
+            function(to_dataclass(raw, imported(schema)))
     except HydraException as error:
-        fail(explain_composition(error, schema, config_name))
+        fail(explain_composition(error, imported(schema), config_name, sys.argv[1:]))
     except OmegaConfBaseException as error:
         fail(ConfigError(first_line(error)))
     except KeyboardInterrupt:
@@ -71,7 +84,20 @@ def fail(error: Exception) -> None:
     """Print one line (on the first rank alone) and exit with the error's code."""
     if os.environ.get("RANK", "0") == "0":
         print(f"error: {error}", file=sys.stderr, flush=True)
-    sys.exit(error.exit_code)
+    sys.exit(getattr(error, "exit_code", 1))
+
+
+def imported(schema: type | Callable[[], type]) -> type:
+    return schema if isinstance(schema, type) else schema()
+
+
+def check_flags(arguments: list[str]) -> None:
+    """Raise ConfigError for a setting written with dashes, as other programs have it."""
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        if argument.startswith("-") and name not in FLAGS:
+            meant = f"{name.lstrip('-').replace('-', '_')}={value if equals else 'VALUE'}"
+            raise ConfigError(f"{argument}: settings have no dashes: {meant}; --help lists them")
 
 
 def to_dataclass(raw: DictConfig, schema: type) -> Any:
@@ -81,13 +107,29 @@ def to_dataclass(raw: DictConfig, schema: type) -> Any:
     except ConfigKeyError as error:
         raise ConfigError(unknown_key(str(error.full_key), schema)) from None
     except OmegaConfBaseException as error:
-        where = f"{error.full_key}: " if error.full_key else ""
-        raise ConfigError(f"{where}{first_line(error)}") from None
+        raise ConfigError(explain_type(error, schema)) from None
 
 
-def explain_composition(error: HydraException, schema: type, config_name: str) -> ConfigError:
+def explain_type(error: OmegaConfBaseException, schema: type) -> str:
+    """Say which key has a value of the wrong type, and what would be right."""
+    text = first_line(error)
+    no_bool = re.search(r"Value '(.*)' is not a valid bool", text)
+    if no_bool:
+        return f"{error.full_key}={no_bool[1]}: must be true or false{nearest(no_bool[1], ['true', 'false'])}"
+    no_group = re.search(r"is not a subclass of (\w+)\. value: (.*)", text)
+    for field in fields(schema) if no_group else ():
+        if isinstance(field.type, type) and is_dataclass(field.type) and field.type.__name__ == no_group[1]:
+            keys = ", ".join(f"{field.name}.{inner.name}=" for inner in fields(field.type))
+            return f"{field.name}={no_group[2]}: a group of keys; write {keys}"
+    return f"{error.full_key}: {text}" if error.full_key else text
+
+
+def explain_composition(
+    error: HydraException, schema: type, config_name: str, overrides: Iterable[str] = ()
+) -> ConfigError:
     """Say in one line what Hydra says in several, with the nearest name that exists."""
     text = str(error)
+    chosen = chosen_groups(config_name, overrides)
     key = re.search(r"Could not override '([^']+)'", text)
     group = re.search(r"(?:In '[^']*': )?Could not (?:find|load) '?([^'\s]+)'?", text)
     options = re.search(r"Available options in '[^']*':\s*((?:\s*\S+\n?)+?)(?:\n\n|Config search|\Z)", text)
@@ -99,11 +141,11 @@ def explain_composition(error: HydraException, schema: type, config_name: str) -
         )
     unknown_group = re.search(r"Could not override '([^'@]+)'\.\s*\n?No match in the defaults list", text)
     if unknown_group:
-        return ConfigError(unknown_key(unknown_group[1], schema))
+        return ConfigError(unknown_key(unknown_group[1], schema, chosen))
     if isinstance(error, ConfigCompositionException) and key:
         cause = first_line(error.__cause__) if error.__cause__ else ""
         if "is not in struct" in text or "not in" in cause or not cause:
-            return ConfigError(unknown_key(key[1], schema))
+            return ConfigError(unknown_key(key[1], schema, chosen))
         return ConfigError(f"{key[1]}: {cause}")
     if isinstance(error, OverrideParseException):
         return ConfigError(
@@ -112,9 +154,21 @@ def explain_composition(error: HydraException, schema: type, config_name: str) -
     return ConfigError(first_line(error))
 
 
-def unknown_key(key: str, schema: type) -> str:
-    """Word the complaint about a key that schema does not have."""
-    return f"unknown key '{key}'{nearest(key, list(key_names(schema)))}"
+def chosen_groups(config_name: str, overrides: Iterable[str]) -> dict[str, str]:
+    """Return the choice of each configuration group: the one on the command line, else that of the defaults list."""
+    defaults = OmegaConf.to_container(OmegaConf.load(Path(CONFIG_DIR) / f"{config_name}.yaml")).get("defaults", [])
+    chosen = {group: str(choice) for entry in defaults if isinstance(entry, dict) for group, choice in entry.items()}
+    given = dict(override.partition("=")[::2] for override in overrides)
+    return chosen | {group: given[group] for group in chosen.keys() & given.keys()}
+
+
+def unknown_key(key: str, schema: type, chosen: dict[str, str] | None = None) -> str:
+    """Return the complaint about a key that schema does not have; chosen restricts what is proposed to these choices."""
+    for field in fields(schema):
+        owners = [name for name, child in field.metadata.get("schemas", {}).items() if key in key_names(child, f"{field.name}.")]  # fmt: skip
+        if owners and chosen:
+            return f"unknown key '{key}' of {field.name}={chosen[field.name]}; {field.name}={'|'.join(owners)} has it"
+    return f"unknown key '{key}'{nearest(key, list(key_names(schema, chosen=chosen)))}"
 
 
 def nearest(name: str, names: list[str]) -> str:
@@ -124,12 +178,17 @@ def nearest(name: str, names: list[str]) -> str:
     return f": did you mean '{match[0]}'?" if match else ""
 
 
-def key_names(schema: type, prefix: str = "") -> Iterator[str]:
-    """Yield every dotted key of a dataclass; a field's metadata["schemas"] lists the dataclasses it may hold."""
+def key_names(schema: type, prefix: str = "", chosen: dict[str, str] | None = None) -> Iterator[str]:
+    """Yield every dotted key of a dataclass.
+
+    A field's metadata["schemas"] has, by their names, the dataclasses it may hold; chosen[field] names the one it does.
+    """
     for field in fields(schema):
         yield prefix + field.name
         inner = [t for t in (field.type, *get_args(field.type)) if is_dataclass(t)]
-        for child in (*inner, *field.metadata.get("schemas", ())):
+        schemas = field.metadata.get("schemas", {})
+        held = (chosen or {}).get(field.name)
+        for child in (*inner, *([schemas[held]] if held in schemas else schemas.values())):
             yield from key_names(child, f"{prefix}{field.name}.")
 
 

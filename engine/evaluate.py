@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from corpus.token_file import TokenFile
@@ -36,9 +35,15 @@ class ValidationSet:
             yield read_windows(self.token_file, windows[start : start + batch_size], self.sequence_length)
 
     def batches(self, batch_size: int, rank: int, world_size: int) -> Iterator[Tensor]:
-        """Yield this rank's share as (batch_size, T+1); the last is filled with padding, for one shape compiles once."""
-        for batch in self._read(self.windows[rank::world_size], batch_size):
-            yield F.pad(batch, (0, 0, 0, batch_size - len(batch)), value=IGNORED)
+        """Yield this rank's share as (batch_size, T+1), filled with padding: every rank gets equally many, of one shape.
+
+        For where the model is sharded a forward pass needs all ranks, and one shape compiles once.
+        """
+        share = self.windows[rank::world_size]
+        for start in range(0, math.ceil(len(self.windows) / world_size), batch_size):
+            windows = share[start : start + batch_size]
+            padding = torch.full((batch_size - len(windows), self.sequence_length + 1), IGNORED)
+            yield torch.cat((*self._read(windows, batch_size), padding))
 
     def describe(self, file_sha256: str) -> dict[str, int | str]:
         """Return the facts that two runs must share for their losses to be comparable."""
@@ -62,21 +67,18 @@ def evaluate(
 ) -> dict[str, float] | None:
     """Return val/loss (nats per token), val/perplexity and val/bits_per_byte, equal on every rank.
 
-    Or None on every rank, if any rank was interrupted before its end: that rank skips the rest of its share.
+    Or None on every rank, if any rank was interrupted: all leave before the same batch.
 
     Sums are reduced, not means, so the split over batches and ranks does not matter. The end-of-text token counts
     in the loss but has no bytes: bits per byte is the cost of the text with its document boundaries.
     """
-    total = torch.zeros(2, dtype=torch.float64, device=ranks.device)  # nats, interrupted ranks
+    nats = torch.zeros((), dtype=torch.float64, device=ranks.device)
     for batch in validation.batches(batch_size, ranks.rank, ranks.world_size):
-        if is_interrupted():
-            total[1] = 1
-            break
+        if ranks.any(is_interrupted()):
+            return None
         with autocast:
-            total[0] += loss_of(batch.to(ranks.device, non_blocking=True)).double()
-    nats, interrupted = ranks.all_reduce_sum(total).tolist()
-    if interrupted:
-        return None
+            nats += loss_of(batch.to(ranks.device, non_blocking=True)).double()
+    nats = ranks.all_reduce_sum(nats).item()
     loss = nats / validation.n_tokens
     return {
         "val/loss": loss,

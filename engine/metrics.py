@@ -1,19 +1,17 @@
-"""What a run tells: metrics.jsonl is the truth; Weights & Biases and the console repeat it."""
+"""What a run tells: metrics.jsonl is the truth; the terminal and the trackers repeat it."""
 
 import json
 import os
 import sys
-import time
 from contextlib import suppress
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-
-from tqdm import tqdm
 
 from corpus.token_file import write_json_atomically
 from engine.checkpoint import TrainerState
 from engine.config import Config
+from engine.terminal import Terminal
+from engine.trackers import choose_wandb_id, close_trackers, open_trackers
 
 
 def write_status(run_dir: Path, state: str, step: int, message: str = "") -> None:
@@ -33,8 +31,10 @@ def read_json(path: Path) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def forget_after(run_dir: Path, step: int, evaluation_pending: bool = False) -> None:
+def forget_after(run_dir: Path, step: int, evaluation_pending: bool = False) -> bool:
     """Move the lines of metrics.jsonl beyond step, and a last line cut short by a kill, to metrics.stale.jsonl.
+
+    Return whether there were any.
 
     With evaluation_pending the validation of that very step goes too.
 
@@ -42,8 +42,9 @@ def forget_after(run_dir: Path, step: int, evaluation_pending: bool = False) -> 
     """
     path = run_dir / "metrics.jsonl"
     if not path.exists():
-        return
-    kept, stale = [], []
+        return False
+    kept: list[str] = []
+    stale: list[str] = []
     for line in path.read_text(errors="replace").splitlines():
         try:
             record = json.loads(line)
@@ -58,6 +59,7 @@ def forget_after(run_dir: Path, step: int, evaluation_pending: bool = False) -> 
         rewritten = path.with_suffix(".jsonl.tmp")
         rewritten.write_text("".join(kept))
         os.replace(rewritten, path)
+    return bool(stale)
 
 
 class LineFile:
@@ -94,35 +96,19 @@ class LineFile:
 
 
 class MetricsLog:
-    """Append metrics to the run folder and show them; on every rank but the first it does nothing."""
+    """Append metrics to the run folder, show them, tell the trackers; on every rank but the first it does nothing."""
 
     def __init__(self, config: Config, state: TrainerState, is_main_process: bool, environment: dict[str, Any]):
         self.config, self.state, self.is_main_process = config, state, is_main_process
-        self.wandb, self.file, self.bar = None, None, None
+        self.file, self.trackers, self.terminal = None, [], None
         if not is_main_process:
             return
-        self.file = LineFile(config.run_dir / "metrics.jsonl")
+        self.path = config.run_dir / "metrics.jsonl"
+        self.file = LineFile(self.path)
         if config.wandb.mode != "disabled":
-            self._start_wandb(environment)
-        self.bar = tqdm(total=config.max_steps, initial=state.step, unit="step", disable=None, dynamic_ncols=True)
-        self.is_terminal = not self.bar.disable
-        self.started, self.first_step, self.last_val = time.monotonic(), state.step, None
-
-    def _start_wandb(self, environment: dict[str, Any]) -> None:
-        """Join the run's W&B run; whatever goes wrong is a warning, for training must not depend on it."""
-        try:
-            import wandb
-
-            settings = {**asdict(self.config), "environment": environment}
-            self.wandb = wandb.init(project=self.config.wandb.project, name=self.config.run_name, mode=self.config.wandb.mode,
-                                    id=self.state.wandb_id, resume="allow", dir=str(self.config.run_dir), config=settings)  # fmt: skip
-            self.state.wandb_id = self.wandb.id  # saved with the next checkpoint
-            self.wandb.define_metric("*", step_metric="step")
-        except Exception as error:
-            print(
-                f"warning: wandb is off ({type(error).__name__}: {str(error)[:200]}); metrics.jsonl has everything",
-                file=sys.stderr,
-            )
+            state.wandb_id = choose_wandb_id(state.wandb_id, config.run_dir)  # saved with the next checkpoint
+        self.trackers = open_trackers(config, environment, state.wandb_id, read_records(self.path))
+        self.terminal = Terminal(config, environment["evaluation"]["tokens"], state.step, state.train_seconds)
 
     def log(self, step: int, train_seconds: float, values: dict[str, float | None]) -> None:
         """Record values after `step` steps that took train_seconds in all."""
@@ -135,13 +121,9 @@ class MetricsLog:
             **values,
         }
         self.file.write(json.dumps(record) + "\n")
-        self._show(step, values)
-        if self.wandb:
-            try:
-                self.wandb.log(record)
-            except Exception as error:
-                print(f"warning: wandb is off from here ({error})", file=sys.stderr)
-                self.wandb = None
+        self.terminal.show(record)
+        for tracker in self.trackers:
+            tracker.log(record)
 
     def sync(self) -> None:
         if self.is_main_process:
@@ -152,56 +134,36 @@ class MetricsLog:
         if not self.is_main_process:
             return
         self.file.close()
-        forget_after(self.config.run_dir, step)
-        self.file = LineFile(self.config.run_dir / "metrics.jsonl")
-        self.first_step = min(self.first_step, step)
-        self.bar.n = min(self.bar.n, step)
+        if forget_after(self.config.run_dir, step):
+            for tracker in self.trackers:
+                tracker.restart(read_records(self.path))
+        self.file = LineFile(self.path)
+        self.terminal.rewind(step, self.state.train_seconds)
 
-    def _show(self, step: int, values: dict[str, float | None]) -> None:
-        if "val/loss" in values:
-            self.last_val = values["val/loss"]
-            self._print(
-                f"step {step:>7,}/{self.config.max_steps:,} | val {self.last_val:.4f} nats/token, {values['val/bits_per_byte']:.4f} bits/byte"
-            )
-            return
-        mfu = values.get("train/mfu")
-        remaining = (time.monotonic() - self.started) / max(step - self.first_step, 1) * (self.config.max_steps - step)
-        parts = [f"loss {values['train/loss']:.4f}", f"lr {values['train/learning_rate']:.2e}", f"grad {values['train/grad_norm']:.2f}",
-                 f"{values['train/tokens_per_second']:,.0f} tok/s"]  # fmt: skip
-        if mfu is not None:
-            parts.append(f"mfu {mfu:.1%}")
-        if "train/spike" in values:
-            parts.append(f"SPIKE {values['train/spike']:.0f} deviations above the mean")
-        if self.is_terminal:
-            self.bar.set_postfix_str(", ".join(parts), refresh=False)
-            self.bar.update(step - self.bar.n)
-        else:
-            self._print(
-                f"step {step:>7,}/{self.config.max_steps:,} | "
-                + " | ".join(parts)
-                + f" | eta {format_seconds(remaining)}"
-            )
+    @property
+    def last_val(self) -> float | None:
+        """The loss of the last validation of this job."""
+        return self.terminal.last_val if self.is_main_process else None
 
-    def _print(self, line: str) -> None:
-        try:
-            if self.is_terminal:
-                self.bar.write(line)
-            else:
-                print(line, flush=True)
-        except OSError:  # the terminal is gone, or the disk behind it full: no reason to end a run
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    def show(self, lines: list[str]) -> None:
+        if self.is_main_process:
+            self.terminal.print(*lines)
 
     def close(self) -> None:
-        if self.file:
-            self.bar.close()
+        if self.is_main_process:
+            self.terminal.close()
             self.file.close()
-        if self.wandb:
-            try:
-                self.wandb.finish()
-            except Exception as error:
-                print(f"warning: wandb did not finish ({error})", file=sys.stderr)
+
+    def finish_trackers(self) -> None:
+        """Wait for the trackers, a minute at the most; apart from close, for all else is then written."""
+        # The validation that a signal cut short will belong to the last step's row.
+        close_trackers(self.trackers, is_last_row_whole=not self.state.evaluation_pending)
 
 
-def format_seconds(seconds: float) -> str:
-    hours, rest = divmod(round(seconds), 3600)
-    return f"{hours}:{rest // 60:02d}:{rest % 60:02d}"
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """Return the records of metrics.jsonl, without lines that are none."""
+    records = []
+    for line in path.read_text(errors="replace").splitlines() if path.is_file() else ():
+        with suppress(ValueError, RecursionError):
+            records.append(json.loads(line))
+    return [record for record in records if isinstance(record, dict)]

@@ -3,6 +3,8 @@
 The contract: a model module has a dataclass `Config` and a class `Transformer(config)` with
     model.config
     model(tokens (B, T)) -> final hidden states (B, T, n_embd)
+    model(tokens (B, T), cache) -> the same, for tokens that follow those already in the cache, which it adds to
+    model.new_cache() -> an empty cache with length, clear() and repeat(rows), as in gpt/cache.py
     model.unembedding() -> output matrix (vocab_size, n_embd); logits = hidden states @ matrix^T
     model.normalized_matrices() -> the matrices kept at unit norm, each with the dimension of the norm
     model.post_optimizer_step() -> called after every optimizer step, for every model
@@ -13,11 +15,13 @@ from types import ModuleType
 from typing import Any
 
 import torch
+from torch.func import functional_call
 
 import ablations.gpt_qknorm
 import ablations.ngpt_variants
 import gpt.model
 import ngpt.model
+from engine.distributed import gathered
 from engine.entry import ConfigError, to_dataclass
 from ngpt.normalization import Scale
 
@@ -87,10 +91,11 @@ def build_model(node: dict[str, Any], matrices: str = "float32", device: str = "
 @torch.no_grad()
 def max_norm_deviation(model: torch.nn.Module) -> float | None:
     """Return the largest |norm - 1| over the vectors of the matrices kept at unit norm, None where there are none."""
-    deviations = [
-        (torch.linalg.vector_norm(weight.to(torch.promote_types(weight.dtype, torch.float32)), dim=dim) - 1).abs().max()
+    norms = [
+        gathered(torch.linalg.vector_norm(weight.to(torch.promote_types(weight.dtype, torch.float32)), dim=dim))
         for weight, dim in model.normalized_matrices()
     ]
+    deviations = [(norm - 1).abs().max() for norm in norms]
     return torch.stack(deviations).max().item() if deviations else None
 
 
@@ -100,7 +105,8 @@ def scale_means(model: torch.nn.Module) -> dict[str, float]:
     values: dict[str, list[torch.Tensor]] = {}
     for path, module in model.named_modules():
         if isinstance(module, Scale):
-            values.setdefault(path.rpartition(".")[2], []).append(module().abs().mean())
+            stored = {name: gathered(p) for name, p in module.named_parameters()}
+            values.setdefault(path.rpartition(".")[2], []).append(functional_call(module, stored, ()).abs().mean())
     return {name: torch.stack(means).mean().item() for name, means in values.items()}
 
 

@@ -45,8 +45,8 @@ class RunLock:
                     ) from None
                 time.sleep(0.1)
         file.truncate(0)
-        owner = {"host": socket.gethostname(), "pid": os.getpid(), "slurm_job_id": os.environ.get("SLURM_JOB_ID")}
-        file.write(json.dumps(owner))
+        holder = {"host": socket.gethostname(), "pid": os.getpid(), "slurm_job_id": os.environ.get("SLURM_JOB_ID")}
+        file.write(json.dumps(holder))
         file.flush()
         self.file = file
 

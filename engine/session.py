@@ -6,17 +6,20 @@ import sys
 from contextlib import closing
 from pathlib import Path
 
-from corpus.manifest import MANIFEST_NAME
+from corpus.manifest import MANIFEST_NAME, DataError
 from corpus.token_file import verify_token_files
-from engine.accounting import describe_run
+from engine.accounting import describe_run, peak_flops
 from engine.config import Config, check_batch, check_config
 from engine.distributed import start_ranks
+from engine.entry import nearest
 from engine.interruption import Interruption, Preempted
+from engine.memory import estimate_memory
 from engine.metrics import MetricsLog, write_status
 from engine.models import build_model
 from engine.run import open_data, open_run_folder, write_run_folder
 from engine.run_lock import RunLock
 from engine.stability import Diverged
+from engine.terminal import describe_end, describe_start
 from engine.trainer import Trainer
 
 
@@ -30,6 +33,7 @@ def train(config: Config) -> None:
     with Interruption() as interruption, start_ranks(config.device, config.timeout_seconds) as ranks, closing(lock):
         interruption.has_begun = True
         ranks.agree(lambda: check_batch(config, ranks.world_size))
+        ranks.agree(lambda: check_data_folder(config))
         data = ranks.agree(lambda: open_data(config))
         ranks.on_main(lambda: verify_token_files(config.data.dir, data.manifest, full=config.verify_data == "full"))
         checkpoint = ranks.on_main(lambda: open_run_folder(config, data, lock))
@@ -47,10 +51,14 @@ def train(config: Config) -> None:
         log = MetricsLog(config, trainer.state, ranks.is_main_process, environment)
         outcome, message = "failed", ""
         try:
+            plan = describe_run(config, trainer.raw_model, ranks.world_size, data.manifest.splits["train"].tokens)
+            peak = peak_flops(ranks.device, config.precision.matmul)
+            log.show(describe_start(config, plan, environment, trainer.state.step, peak))
             trainer.run(log, interruption)
             outcome = "done"
+            log.show(describe_end(config, trainer.state.train_seconds, log.last_val))
         except (Exception, KeyboardInterrupt) as error:
-            outcome = {Preempted: "preempted", Diverged: "diverged"}.get(type(error), "failed")
+            outcome = "preempted" if type(error) is Preempted else "diverged" if type(error) is Diverged else "failed"
             message = f"{type(error).__name__}: {error}"
             if outcome == "failed" and not ranks.is_main_process:  # the entry speaks for the first rank alone
                 print(f"rank {ranks.rank}: {message}", file=sys.stderr, flush=True)
@@ -59,6 +67,22 @@ def train(config: Config) -> None:
             log.close()
             if ranks.is_main_process:
                 write_status(config.run_dir, outcome, trainer.state.step, message)
+            log.finish_trackers()
+
+
+def check_data_folder(config: Config) -> None:
+    """Raise DataError if nothing is prepared in data.dir: with the command that would, and the folders beside it that are."""
+    folder = Path(config.data.dir)
+    if (folder / MANIFEST_NAME).exists():
+        return
+    command = f"python prepare_owt.py data={config.data.name}"
+    if config.data.source == "files":
+        command += " data.files='...'"
+    if folder != Path("data") / config.data.name:
+        command += f" data.dir={folder}"
+    others = sorted(str(folder.parent / path.parent.name) for path in folder.parent.glob(f"*/{MANIFEST_NAME}"))
+    hint = f"; prepared there: {', '.join(others)}{nearest(str(folder), others)}" if others else ""
+    raise DataError(f"{folder / MANIFEST_NAME}: missing, no data prepared here; run: {command}{hint}")
 
 
 def print_plan(config: Config) -> None:
@@ -69,8 +93,8 @@ def print_plan(config: Config) -> None:
     has_data = (Path(config.data.dir) / MANIFEST_NAME).exists()
     train_tokens = open_data(config).manifest.splits["train"].tokens if has_data else config.data.expected.train_tokens
     if os.environ.get("RANK", "0") == "0":
-        print(
-            json.dumps(
-                describe_run(config, build_model(config.model, device="meta"), world_size, train_tokens), indent=2
-            )
-        )
+        model = build_model(config.model, config.precision.matrices, device="meta")
+        use_compile = config.compile if config.compile is not None else config.device != "cpu"
+        plan = describe_run(config, model, world_size, train_tokens)
+        plan["memory_gib_per_rank_estimate"] = estimate_memory(config, model, world_size, use_compile)
+        print(json.dumps(plan, indent=2))

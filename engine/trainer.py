@@ -4,11 +4,12 @@ import math
 import sys
 import time
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.nn.parallel import DistributedDataParallel
+from torch.profiler import record_function
 
 from engine.accounting import flops_per_token, peak_flops
 from engine.checkpoint import (
@@ -22,13 +23,14 @@ from engine.checkpoint import (
 from engine.checkpoint_writer import CheckpointWriter
 from engine.config import Config
 from engine.data import TrainingWindows, first_sample, micro_batches
-from engine.distributed import Ranks
+from engine.distributed import Ranks, gathered
 from engine.evaluate import evaluate
 from engine.interruption import Interruption, Preempted
-from engine.loss import NextTokenLoss
 from engine.metrics import MetricsLog, write_status
-from engine.models import build_model, max_norm_deviation, scale_means
+from engine.models import max_norm_deviation, scale_means
 from engine.optimizer import build_optimizer, set_learning_rate
+from engine.parallel import place_model, release_gathered, set_gradient_sync
+from engine.precision import autocast
 from engine.run import RunData
 from engine.schedule import learning_rate_at
 from engine.stability import Diverged, check_norms, note_loss, record_event
@@ -40,8 +42,9 @@ class Trainer:
     def __init__(self, config: Config, ranks: Ranks, data: RunData, checkpoint: Path | None):
         self.config, self.ranks, self.data = config, ranks, data
         torch.manual_seed(config.seed)
-        # Initialized on the CPU: the same weights on every device.
-        self.raw_model = build_model(config.model, config.precision.matrices).to(ranks.device)
+        use_compile = config.compile if config.compile is not None else ranks.device.type == "cuda"
+        self.loss_of, self.model = place_model(config, ranks, use_compile)
+        self.raw_model = self.loss_of.model
         self.optimizer = build_optimizer(self.raw_model, config)
         self.state = TrainerState(step=0, train_seconds=0.0, wandb_id=None)
         self.resumed_at = 0
@@ -51,17 +54,8 @@ class Trainer:
         self.batches = self.read_batches()
         self.writer = CheckpointWriter(config.run_dir / "checkpoints", config.keep_checkpoints, config.keep_every)
 
-        self.autocast = torch.autocast(
-            ranks.device.type, dtype=torch.bfloat16, enabled=config.precision.matmul == "bfloat16"
-        )
-        self.loss_of = NextTokenLoss(self.raw_model)
-        use_compile = config.compile if config.compile is not None else ranks.device.type == "cuda"
-        if use_compile:
-            self.loss_of.compile(dynamic=False)
-        self.model = self.loss_of  # what is called in training: wrapped where there are other ranks
-        if ranks.world_size > 1:
-            device_ids = [ranks.local_rank] if ranks.device.type == "cuda" else None
-            self.model = DistributedDataParallel(self.loss_of, device_ids=device_ids, gradient_as_bucket_view=True)
+        self.phase = record_function  # names the parts of a step in a profile; scripts/bench.py times them
+        self.autocast = autocast(ranks.device, config.precision.matmul)
         if use_compile:
             self.compile_now()
 
@@ -75,6 +69,7 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         with self.autocast, torch.no_grad():
             self.loss_of(windows)
+        release_gathered(self.loss_of)
 
     def restore(self, checkpoint: Path) -> None:
         """Take weights, optimizer state and standing from a checkpoint, in place."""
@@ -127,6 +122,7 @@ class Trainer:
         """Evaluate and log; a signal puts it off to the next session. Raise Diverged for a matrix off the sphere."""
         values = evaluate(self.loss_of, self.data.validation, self.config.micro_batch_size, self.ranks, self.autocast,
                           lambda: interruption.received is not None)  # fmt: skip
+        release_gathered(self.loss_of)
         self.state.evaluation_pending = values is None
         if values is None:
             return
@@ -157,26 +153,30 @@ class Trainer:
         accumulation_steps = config.global_batch_size // (config.micro_batch_size * ranks.world_size)
         losses = []  # of the micro batches, summed over tokens
         for micro_step in range(accumulation_steps):
-            windows = next(self.batches).to(ranks.device, non_blocking=True)
-            if ranks.world_size > 1:  # gradients need to meet only once per step
-                self.model.require_backward_grad_sync = micro_step == accumulation_steps - 1
-            with self.autocast:
+            with self.phase("data"):
+                windows = next(self.batches).to(ranks.device, non_blocking=True)
+            set_gradient_sync(self.model, micro_step == accumulation_steps - 1)  # they need to meet only once per step
+            with self.phase("forward"), self.autocast:
                 loss = self.model(windows)
-            # DDP averages over ranks; so divided, the gradient is that of the global batch's mean.
-            (loss * (ranks.world_size / config.tokens_per_step)).backward()
+            with self.phase("backward"):
+                # The ranks' gradients are averaged; so divided, the gradient is that of the global batch's mean.
+                (loss * (ranks.world_size / config.tokens_per_step)).backward()
             losses.append(loss.detach().double())
-        grad_norm = torch.nn.utils.clip_grad_norm_(self.raw_model.parameters(), config.grad_clip or math.inf)
+        with self.phase("clipping"):
+            grad_norm = torch.nn.utils.clip_grad_norm_(self.raw_model.parameters(), config.grad_clip or math.inf)
         asked = torch.tensor(float(interruption.received is not None), dtype=torch.float64, device=ranks.device)
         loss_sum, asked = ranks.all_reduce_sum(torch.stack((torch.stack(losses).sum(), asked))).tolist()
-        loss, grad_norm = loss_sum / config.tokens_per_step, grad_norm.item()
+        loss, grad_norm = loss_sum / config.tokens_per_step, gathered(grad_norm).item()
         # The same numbers on every rank, and so the same decision.
         if not (math.isfinite(loss) and math.isfinite(grad_norm)):
             self.optimizer.zero_grad(set_to_none=True)
             state.train_seconds += time.perf_counter() - started
             self.leave_out(losses, f"loss {loss}, gradient norm {grad_norm}")
             return {}, asked > 0
-        self.optimizer.step()
-        self.raw_model.post_optimizer_step()
+        with self.phase("optimizer"):
+            self.optimizer.step()
+        with self.phase("renormalization"):
+            self.raw_model.post_optimizer_step()
         self.optimizer.zero_grad(set_to_none=True)
 
         state.step += 1
@@ -203,7 +203,7 @@ class Trainer:
             for m in culprits
             for i in range(config.micro_batch_size)
         ]
-        windows = sum(ranks.gather([self.windows.window_of(sample) for sample in samples]), [])
+        windows = list(chain(*ranks.gather([self.windows.window_of(sample) for sample in samples])))
         what = f"step {failed_step + 1}: {numbers}"
         if ranks.is_main_process:
             record_event(config.run_dir, failed_step + 1, "nonfinite", numbers=numbers, action=config.on_nonfinite,
@@ -233,12 +233,13 @@ class Trainer:
         return find_checkpoint(self.writer.folder)
 
     def save(self) -> None:
-        """Copy the state on rank 0 and let it be written; an error of rank 0 is every rank's."""
-        self.ranks.agree(
-            lambda: (
-                self.ranks.is_main_process
-                and self.writer.save(take_snapshot(self.raw_model, self.optimizer, self.state))
-            )
-        )
+        """Copy the state to rank 0 and let it be written; an error of rank 0 is every rank's."""
+
+        def copy_and_write() -> None:
+            snapshot = take_snapshot(self.raw_model, self.optimizer, self.state, self.ranks.is_main_process)
+            if snapshot:
+                self.writer.save(snapshot)
+
+        self.ranks.agree(copy_and_write)
         if self.ranks.is_main_process:
             write_status(self.config.run_dir, "running", self.state.step)

@@ -13,6 +13,7 @@ from engine.config import Config
 from engine.data import check_split
 from engine.distributed import Ranks
 from engine.metrics import read_json
+from engine.precision import autocast
 from engine.run import load_trained_model
 from evaluation.command_line import PRECISIONS
 
@@ -39,7 +40,7 @@ class TrainedRun:
         return self.config.model["sequence_length"]
 
     def autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.matmul == "bfloat16")
+        return autocast(self.device, self.matmul)
 
     def describe(self) -> dict[str, Any]:
         """Return what a result must carry to be understood without this folder."""
@@ -74,6 +75,7 @@ def open_run(folder: Path, checkpoint: int | None, precision: str | None, ranks:
         config, model = load_trained_model(folder, step)
         tokenizer, digest = open_tokenizer(folder)
         matmul = PRECISIONS[precision] if precision else config.precision.matmul
+        matmul = "bfloat16" if matmul == "float8" else matmul  # a way to train; what was learned is measured without it
         return TrainedRun(folder, step, config, model.to(ranks.device), tokenizer, digest, matmul, ranks.device)
 
     return ranks.agree(load)

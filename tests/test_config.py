@@ -78,7 +78,7 @@ MISTAKES = {  # a mistake, what the one line must say, the exit code
     "+data.fils=3": ("unknown key 'data.fils': did you mean 'data.files'?", 2),
     "modle=gpt": ("unknown key 'modle': did you mean 'model'?", 2),
     "model=gtp": ("model=gtp: no such choice: did you mean 'gpt'?; there are: gpt, gpt_qknorm, ngpt, ngpt_ablation", 2),
-    "size=2b": ("size=2b: no such choice; there are: 0.5b, 124m, 1b, tiny", 2),
+    "size=2b": ("size=2b: no such choice; there are: 0.5b, 124m, 1b, 3b, 7b, tiny", 2),
     "max_steps=many": ("max_steps: Value 'many' of type 'str' could not be converted to Integer", 2),
     "model.n_embd=1.5": ("n_embd: Value '1.5' of type 'float' could not be converted to Integer", 2),
     "max_steps=0": ("max_steps=0: must be positive", 2),
@@ -164,4 +164,4 @@ def test_dry_run_plans_without_data_or_memory(tmp_path):
 
 def test_help_lists_groups_and_keys():
     text = run("train.py", "--help").stdout
-    assert re.search(r"size: .*0\.5b.*1b", text) and "learning_rate" in text
+    assert re.search(r"size +.*0\.5b.*1b", text) and "learning_rate" in text

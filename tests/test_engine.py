@@ -1,4 +1,4 @@
-"""The engine's parts one by one: data order, loss, schedule, checkpoints, sampling."""
+"""The engine's parts one by one: data order, loss, schedule, checkpoints."""
 
 import types
 
@@ -21,7 +21,6 @@ from engine.checkpoint import (
 )
 from engine.data import TrainingWindows, epoch_order, micro_batches
 from engine.evaluate import ValidationSet
-from engine.generate import choose, generate
 from engine.interruption import Interruption
 from engine.loss import chunked_cross_entropy, summed_cross_entropy
 from engine.models import build_model
@@ -210,33 +209,6 @@ def test_a_checkpoint_of_another_shape_is_refused(tmp_path, trained):
     path = find_checkpoint(saved(tmp_path, trained))
     with pytest.raises(CheckpointError, match="does not fit"):
         load_model(path, build_model({"name": "gpt", "n_layer": 1, "n_head": 2, "n_embd": 16, "vocab_size": 20}))
-
-
-def test_choosing_a_token():
-    logits = torch.log(torch.tensor([[0.5, 0.3, 0.15, 0.05]]))
-    generator = torch.Generator().manual_seed(0)
-
-    def drawn(**options):
-        kept = {"temperature": 1.0, "top_k": None, "top_p": None} | options
-        return [choose(logits, generator=generator, **kept).item() for _ in range(2000)]
-
-    assert set(drawn(temperature=0)) == {0} and set(drawn(top_k=2)) == {0, 1} and set(drawn(top_k=9)) == {0, 1, 2, 3}
-    assert set(drawn(top_p=0.5)) == {0} and set(drawn(top_p=0.51)) == {0, 1} and set(drawn(top_p=0.9)) == {0, 1, 2}
-    assert abs(drawn().count(0) / 2000 - 0.5) < 0.05
-    assert abs(drawn(temperature=0.5).count(0) / 2000 - 0.25 / (0.25 + 0.09 + 0.0225 + 0.0025)) < 0.05
-
-
-def test_generation_is_greedy_decoding_of_the_full_forward_and_never_draws_padding(trained):
-    model = trained[0].eval()
-    with torch.no_grad():
-        model.lm_head.weight[15:] = 10 * model.lm_head.weight[:5]  # padding that would always win
-    prompt = torch.tensor([[1, 2, 3], [4, 5, 6]])
-    tokens = torch.stack(list(generate(model, prompt, 12, n_tokens=15, temperature=0)), dim=1)
-    expected = prompt
-    for _ in range(12):  # beyond the context of 8: the window slides
-        logits = model(expected[:, -8:])[:, -1] @ model.unembedding()[:15].T
-        expected = torch.cat((expected, logits.argmax(-1, keepdim=True)), dim=1)
-    assert torch.equal(tokens, expected[:, 3:])
 
 
 def test_interruption_notes_the_first_signal_and_gives_the_handlers_back():

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-ROOMS = ("gpt", "ngpt", "ablations", "corpus", "engine", "evaluation", "analysis", "sweeps")
+ROOMS = ("gpt", "ngpt", "ablations", "corpus", "engine", "evaluation", "analysis", "sweeps", "export", "sampling")
 MAY_IMPORT = {
     "gpt": set(),
     "ngpt": {"gpt"},
@@ -15,6 +15,8 @@ MAY_IMPORT = {
     "evaluation": {"engine", "corpus"},
     "analysis": {"evaluation", "engine", "corpus"},
     "sweeps": {"engine", "corpus"},
+    "export": {"evaluation", "engine", "corpus"},
+    "sampling": {"engine", "corpus"},
 }
 REGISTRY = "engine/models.py"  # the one file of the engine that names the models
 

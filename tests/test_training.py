@@ -1,4 +1,4 @@
-"""train.py as a user runs it: exact resumption, accumulation, several processes, the run folder, sampling."""
+"""train.py as a user runs it: exact resumption, accumulation, several processes, the run folder."""
 
 import json
 import os
@@ -142,26 +142,6 @@ def test_divergence_stops_with_5_before_the_weights_are_harmed(docs, tmp_path):
     )
     assert "try a lower learning_rate" in error_line(done)
     assert json.loads((tmp_path / "x/status.json").read_text())["state"] == "diverged"
-
-
-def test_sampling(docs, tmp_path):
-    folder = train(docs, tmp_path, "x", "model=ngpt")
-    base = [f"run={folder}", "max_new_tokens=20"]
-    a = run("sample.py", *base, "prompt=The module's, or: {a}", "temperature=0.9", "top_k=50", "top_p=0.95").stdout
-    b = run("sample.py", *base, "prompt=The module's, or: {a}", "temperature=0.9", "top_k=50", "top_p=0.95").stdout
-    c = run(
-        "sample.py", *base, "prompt=The module's, or: {a}", "temperature=0.9", "top_k=50", "top_p=0.95", "seed=2"
-    ).stdout
-    assert a == b != c and a.startswith("The module's, or: {a}")
-    assert run("sample.py", *base, "num_samples=2", "temperature=0", input="from stdin").stdout.count("from stdin") == 2
-    assert "no checkpoint of step 5; there are: 12, 6" in error_line(
-        run("sample.py", *base, "checkpoint=5", "prompt=a", code=4)
-    )
-    assert error_line(run("sample.py", f"run={tmp_path}/none", "prompt=a", code=2))
-    assert "top_p" in error_line(run("sample.py", *base, "prompt=a", "top_p=2", code=2))
-    piped = subprocess.run(" ".join(map(repr, command("sample.py", *base, "prompt=abc", "max_new_tokens=300"))) + " | head -c 5",
-                           shell=True, cwd=ROOT, env=environment(), capture_output=True, text=True)  # fmt: skip
-    assert piped.stdout == "abc"[:3] + piped.stdout[3:] and len(piped.stdout) == 5 and "Traceback" not in piped.stderr
 
 
 def test_wandb_offline_needs_no_account_and_keeps_its_run_over_a_restart(docs, tmp_path):

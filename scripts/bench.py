@@ -1,0 +1,26 @@
+"""Time training steps: python scripts/bench.py [arms=gpt,ngpt] [key=value ...]
+
+    arms=gpt,ngpt,gpt:eager,ngpt:eager   contenders, stepped in turn; ":eager" and ":compiled" override compile=
+    nanogpt=PATH/model.py                adds the arm nanogpt (and nanogpt:eager in arms=): nanoGPT's model, from your checkout
+    nvidia=PATH/model.py                 the same for NVIDIA/ngpt: arms nvidia_gpt and nvidia_ngpt
+    rounds=20                            steps of each contender that are timed; two before them are not
+    memory=true                          also the peak memory of each arm's tensors, beside the dry run's estimate
+    profile=DIR                          write a trace of one step of each arm, for chrome://tracing or Perfetto
+    json=PATH                            write everything measured as JSON
+
+Every other key is train.py's: size= context= precision= micro_batch_size= compile= device= model.*= and so on. The steps are the
+real Trainer's, on random tokens. Medians; ratios are of steps taken next to each other. Under torchrun it times DDP.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from benchmark.command_line import main  # noqa: E402
+
+if __name__ == "__main__":
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        print(__doc__.strip())
+    else:
+        main(sys.argv[1:])

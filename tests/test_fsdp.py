@@ -1,0 +1,240 @@
+"""parallel=fsdp: the model in parts on several processes, and the same numbers, files and promises as with all of it on each."""
+
+import json
+import os
+import re
+import shutil
+import signal
+
+import pytest
+import torch
+from jobs import STEPS, TORCHRUN, Job, arguments, assert_equal_runs, processes_of, ranks_of, wait_until
+from training import ROOT, SMALL, assert_same, composed, error_line, metrics, run, tensors
+
+from corpus.manifest import read_manifest
+from corpus.token_file import open_token_file, token_byte_lengths
+from engine.evaluate import ValidationSet
+from engine.models import build_model
+from engine.session import train
+
+distributed = pytest.mark.distributed
+# 12 sequences a step, two at a time: six, three or two micro batches for one, two or three ranks. Three cut every tensor unevenly.
+SHAPE = ["global_batch_size=12", "micro_batch_size=2"]
+
+
+def words(docs, folder, name, *overrides):
+    return [*SMALL, *SHAPE, f"data.dir={docs}", f"out_dir={folder}", f"run_name={name}", *overrides]
+
+
+def here(docs, folder, name, *overrides):
+    train(composed(*words(docs, folder, name, *overrides)))
+    return folder / name
+
+
+def sharded(docs, folder, name, *overrides, ranks=2, **options):
+    run("train.py", *words(docs, folder, name, "parallel=fsdp", *overrides), ranks=ranks, **options)
+    return folder / name
+
+
+def assert_agree(a, b, tolerance=1e-6):
+    for key in ("train/loss", "train/grad_norm", "val/loss"):
+        x, y = metrics(a, key), metrics(b, key)
+        assert x.keys() == y.keys() and len(x) >= 3
+        assert max(abs(x[step] / y[step] - 1) for step in x) < tolerance, key
+
+
+# Several runs after one another by the same processes: most of a short run is the start of Python.
+SEVERAL = """
+import json, sys
+sys.path[:0] = [{root!r}, {tests!r}]
+from engine.session import train
+from training import composed
+for overrides in json.loads(sys.argv[1]):
+    train(composed(*overrides))
+"""
+VARIANT = ["model=ngpt_ablation", "model.scalar=[sqk]", "model.fixed=[sz]"]
+
+
+@pytest.fixture(scope="module")
+def runs(docs, tmp_path_factory):
+    """Return a folder of runs: NAME-1 in this one process, NAME-2 and NAME-3 sharded over two and three."""
+    folder = tmp_path_factory.mktemp("runs")
+    models = {"gpt": ["model=gpt"], "ngpt": ["model=ngpt"], "variant": VARIANT}
+    for name, model in models.items():
+        here(docs, folder, f"{name}-1", *model)
+    shutil.copytree(folder / "ngpt-1", folder / "continued/ngpt-1")
+    shutil.rmtree(folder / "continued/ngpt-1/checkpoints/step-00000012")
+    several = {
+        2: [
+            *(words(docs, folder, f"{name}-2", *model, "parallel=fsdp") for name, model in models.items()),
+            words(docs, folder / "continued", "ngpt-1", "model=ngpt", "parallel=fsdp", "recompute_layers=1"),
+            arguments(docs, folder / "whole", "model=ngpt", "parallel=fsdp"),
+        ],
+        3: [words(docs, folder, f"{name}-3", *models[name], "parallel=fsdp") for name in ("gpt", "ngpt")],
+    }
+    script = folder / "several.py"
+    script.write_text(SEVERAL.format(root=str(ROOT), tests=str(ROOT / "tests")))
+    for ranks, overrides in several.items():
+        run(str(script), json.dumps(overrides), ranks=ranks)
+    return folder
+
+
+@distributed
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [2, 3])
+@pytest.mark.parametrize("arm", ["gpt", "ngpt"])
+def test_sharded_training_gives_the_numbers_of_one_process(arm, ranks, runs):
+    """With accumulation, clipping, renormalization along the sharded and the whole dimension, and uneven shards."""
+    one, many = runs / f"{arm}-1", runs / f"{arm}-{ranks}"
+    assert_agree(one, many)
+    assert json.loads((many / "environment.json").read_text())["world_size"] == ranks
+    a, b = tensors(one, 12), tensors(many, 12)
+    assert {name: (t.shape, t.dtype) for name, t in a.items()} == {name: (t.shape, t.dtype) for name, t in b.items()}
+    for name in a:
+        torch.testing.assert_close(a[name], b[name], rtol=1e-3, atol=1e-5, msg=name)
+    if arm == "ngpt":
+        assert max(metrics(many, "train/max_norm_deviation").values()) < 1e-6
+        for key in ("scale/sqk", "scale/sz", "scale/attn_alpha"):
+            x, y = metrics(one, key), metrics(many, key)
+            assert max(abs(x[step] / y[step] - 1) for step in x) < 1e-6 and len(x) == 3
+
+
+@distributed
+@pytest.mark.slow
+def test_a_checkpoint_is_continued_sharded_or_whole_by_any_number_of_processes(docs, runs, tmp_path):
+    """From one process to two sharded ones (which compute a layer's activations twice), and from three sharded ones to one."""
+    shutil.copytree(runs / "ngpt-3", tmp_path / "ngpt-3")
+    shutil.rmtree(tmp_path / "ngpt-3/checkpoints/step-00000012")
+    here(docs, tmp_path, "ngpt-3", "model=ngpt")
+    for first, continued in ((runs / "ngpt-1", runs / "continued/ngpt-1"), (runs / "ngpt-3", tmp_path / "ngpt-3")):
+        assert (continued / "metrics.stale.jsonl").exists(), "it did not continue"
+        assert_agree(runs / "ngpt-1", continued)
+        a, b = metrics(first, "train/loss"), metrics(continued, "train/loss")
+        assert all(a[step] == b[step] for step in range(1, 7))
+
+
+@distributed
+@pytest.mark.slow
+def test_one_process_has_nothing_to_shard(docs, runs, tmp_path):
+    assert_same(runs / "ngpt-1", here(docs, tmp_path, "x", "model=ngpt", "parallel=fsdp"))
+
+
+@distributed
+@pytest.mark.slow
+def test_compiled_block_by_block_it_gives_the_same_losses(docs, runs, tmp_path):
+    if not shutil.which("g++"):
+        pytest.skip("torch.compile on the CPU needs a C++ compiler")
+    compiled = sharded(docs, tmp_path, "compiled", "model=ngpt", "compile=true", "recompute_layers=1")
+    assert_agree(runs / "ngpt-1", compiled, tolerance=1e-4)
+
+
+@distributed
+@pytest.mark.slow
+def test_a_variant_whose_scales_are_single_numbers_or_fixed_is_sharded_as_well(runs):
+    """One number over two ranks: one has it, the other has nothing."""
+    assert_agree(runs / "variant-1", runs / "variant-2")
+
+
+# One rank alone is asked to stop, in the middle of the second validation; what each rank holds is printed at its beginning.
+ASKS = """
+import os, sys
+sys.path[:0] = [{root!r}, {tests!r}]
+import faulty_train
+from engine.config import Config
+from engine.entry import run_entry
+from engine.trainer import Trainer
+if os.environ["RANK"] == "1":
+    faulty_train.signal_in_evaluation({number})
+validate = Trainer.validate
+def show_and_validate(self, *arguments):
+    tensors = [*self.raw_model.parameters(), *(t for s in self.optimizer.state.values() for t in s.values() if t.dim())]
+    print(f"step {{self.state.step}}: holds {{sum(t.to_local().numel() for t in tensors)}} of {{sum(t.numel() for t in tensors)}}", flush=True)
+    validate(self, *arguments)
+    assert all(hasattr(p, "placements") for p in self.raw_model.parameters())  # nothing gathered was left behind
+Trainer.validate = show_and_validate
+run_entry(faulty_train.main, Config, config_name="train")
+"""
+
+
+@distributed
+@pytest.mark.slow
+def test_a_signal_to_one_rank_in_an_evaluation_stops_all_before_the_same_batch(docs, runs, tmp_path):
+    script = tmp_path / "asks.py"
+    script.write_text(ASKS.format(root=str(ROOT), tests=str(ROOT / "tests"), number=int(signal.SIGTERM)))
+    done = run(str(script), *words(docs, tmp_path, "x", "model=ngpt", "parallel=fsdp"), ranks=2, code=1)
+    status = json.loads((tmp_path / "x/status.json").read_text())
+    assert (status["state"], status["step"]) == ("preempted", 6), done.stderr[-3000:]
+    assert sorted(metrics(tmp_path / "x", "val/loss")) == [0]
+    for held, total in re.findall(r"holds (\d+) of (\d+)", done.stdout):
+        assert abs(int(held) / int(total) - 1 / 2) < 0.01  # weights, and at step 6 both moments
+    assert_same(runs / "ngpt-2", sharded(docs, tmp_path, "x", "model=ngpt"))
+    assert metrics(tmp_path / "x", "val/loss") == metrics(runs / "ngpt-2", "val/loss")
+
+
+@distributed
+@pytest.mark.slow
+def test_a_sharded_run_is_rolled_back_as_a_whole_one_is(docs, tmp_path):
+    """Sample 12 * 9 + 3 is the second rank's; step 10 goes back to the checkpoint of step 6."""
+    poisoned = ["poison=111", *words(docs, tmp_path, "one", "model=ngpt", "on_nonfinite=rollback")]
+    run("tests/faulty_train.py", *poisoned)
+    run("tests/faulty_train.py", *poisoned, "run_name=two", "parallel=fsdp", ranks=2)
+    assert_agree(tmp_path / "one", tmp_path / "two")
+    for name in ("one", "two"):
+        saved = json.loads((tmp_path / name / "checkpoints/step-00000012/trainer.json").read_text())
+        assert saved["skipped_batches"] == 4 and saved["nonfinite_events"] == 1
+
+
+@distributed
+@pytest.mark.slow
+def test_a_sharded_run_killed_and_asked_to_stop_equals_an_undisturbed_one(docs, runs, tmp_path):
+    def torchrun(run_dir):
+        return [*TORCHRUN, "--standalone", str(ROOT / "train.py"),
+                *arguments(docs, run_dir, "model=ngpt", "parallel=fsdp")]  # fmt: skip
+
+    parts = tmp_path / "parts"
+    with Job(parts, torchrun(parts)) as job:
+        job.wait_for_steps(25)
+        for pid in [*ranks_of(parts).values(), job.process.pid]:
+            os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: job.process.poll() is not None and not processes_of(parts), 30, "every process ended")
+    with Job(parts, torchrun(parts)) as job:
+        job.wait_for_steps(10)
+        os.kill(ranks_of(parts)[1], signal.SIGTERM)
+        assert job.finish(60) == 1
+        status = json.loads((parts / "status.json").read_text())
+        assert status["state"] == "preempted" and 20 < status["step"] < STEPS, job.output[-3000:]
+    with Job(parts, torchrun(parts)) as job:
+        assert job.finish(240) == 0, job.output[-3000:]
+    assert_equal_runs(runs / "whole", parts)
+
+
+def test_every_rank_evaluates_equally_many_batches(docs):
+    manifest = read_manifest(docs)
+    file, lengths = open_token_file(docs, "val", manifest), token_byte_lengths(docs, manifest)
+    for windows, world_size, batch_size in ((10, 3, 1), (10, 3, 3), (10, 4, 2), (2, 3, 2), (9, 8, 1)):
+        some = ValidationSet(file, lengths, 64, windows)
+        shares = [list(some.batches(batch_size, rank, world_size)) for rank in range(world_size)]
+        assert len({len(share) for share in shares}) == 1
+        rows = [row for share in shares for batch in share for row in batch]
+        assert {len(batch) for share in shares for batch in share} == {batch_size}
+        assert sum(bool((row >= 0).all()) for row in rows) == windows
+        assert all(bool((row >= 0).all()) or bool((row < 0).all()) for row in rows)
+
+
+def test_matrices_stored_in_another_type_are_refused(tmp_path):
+    done = run("train.py", *words(tmp_path, tmp_path, "x", "parallel=fsdp", "precision=bf16_weights"), code=2)
+    assert "parallel=fsdp gathers a block's weights in one type" in error_line(done)
+
+
+@pytest.mark.parametrize("size", ["3b", "7b"])
+def test_the_large_sizes_have_the_parameters_that_they_state(size):
+    text = (ROOT / f"configs/size/{size}.yaml").read_text()
+    stated = re.search(r"([\d.]+)B parameters at 50,304 tokens, ([\d.]+)B without", text)
+    for arm in ("gpt", "ngpt"):
+        config = composed(f"size={size}", f"model={arm}")
+        assert config.parallel == "fsdp" and config.model["n_embd"] == 128 * config.model["n_head"]
+        model = build_model(config.model, device="meta")
+        total = sum(p.numel() for p in model.parameters())
+        others = total - 2 * 50304 * config.model["n_embd"]
+        for count, billions in ((total, stated[1]), (others, stated[2])):
+            assert abs(count / 1e9 - float(billions)) < 0.01, (arm, count)
