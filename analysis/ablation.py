@@ -128,8 +128,8 @@ def analyze_ablations(runs: list[Run], base: str | None = None) -> Ablations:
         raise AblationError(f"these runs cannot be compared: {differences[0]}")
     tables = []
     for steps in sorted({run.max_steps for run in kept}):
-        at_budget = ([run for run in part if run.max_steps == steps] for part in (kept, diverged))
-        tables.append(build_table(*at_budget, base))
+        done, lost = ([run for run in part if run.max_steps == steps] for part in (kept, diverged))
+        tables.append(build_table(done, lost, base))
     return Ablations(PAPER["source"], tuple(tables), left_out)
 
 

@@ -4,6 +4,7 @@ import json
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from analysis.runs import Run, RunFolderError, lookup, to_number
 from engine.models import MODELS
@@ -15,7 +16,7 @@ OPTIMIZER_KEYS = ("weight_decay", "warmup_steps", "min_learning_rate", "beta1", 
 SIZE_KEYS = ("vocab_size", "sequence_length", "n_layer", "n_head", "n_embd")
 TOLERANCE = 0.005  # relative: sqrt(128) is written 11.3 in a configuration
 
-Setting = dict[str, object]
+Setting = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ def read_setting(run: Run) -> Setting:
     return setting | {key: clean(run.config[key]) for key in OPTIMIZER_KEYS if key in run.config}
 
 
-def plain_model() -> dict[str, object]:
+def plain_model() -> dict[str, Any]:
     return asdict(MODELS[VARIANT].Config())
 
 

@@ -78,9 +78,10 @@ def read_whole(run: Run, key: str) -> int | None:
     return int(number) if number is not None and number.is_integer() else None
 
 
-def read_shape(run: Run) -> tuple[int | None, ...]:
+def read_shape(run: Run) -> tuple[int | None, int | None, int | None]:
     """Return (n_layer, n_embd, n_head) of a run."""
-    return tuple(read_whole(run, f"model.{key}") for key in ("n_layer", "n_embd", "n_head"))
+    n_layer, n_embd, n_head = (read_whole(run, f"model.{key}") for key in ("n_layer", "n_embd", "n_head"))
+    return n_layer, n_embd, n_head
 
 
 def describe_setting(run: Run) -> Setting | None:
@@ -143,5 +144,6 @@ def list_published_speedups() -> tuple[PublishedSpeedup, ...]:
             row = compute_speedup(
                 curves[arm].losses[-1], curves["gpt"], curves["ngpt"], arm, int(curves[arm].costs[-1])
             )
-            found.append(PublishedSpeedup(*key, row))
+            source, weights, setting, size = key
+            found.append(PublishedSpeedup(source, weights, setting, size, row))
     return tuple(found)

@@ -1,6 +1,8 @@
 """What all pictures share: colours, axes, ticks, legends, and writing a picture down."""
 
+import io
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +25,7 @@ STYLE = {
     "axes.spines.right": False,
     "axes.axisbelow": True,
     "legend.frameon": False,
-    "figure.figsize": (7.0, 4.6),
+    "figure.figsize": (6.4, 4.4),  # no wider: on a phone the letters shrink with the picture
     "savefig.dpi": 150,
     "axes.formatter.useoffset": False,
 }
@@ -31,11 +33,18 @@ STYLE = {
 
 @dataclass(frozen=True)
 class Plot:
-    """Name one written picture and say what it shows."""
+    """Name one written picture and say what it shows.
+
+    `svg` is the same picture as vectors on a transparent ground, `alt` its axes and its legend in words, `is_wide` that
+    it is too wide to be shrunk to a phone.
+    """
 
     path: Path
     title: str
     caption: str
+    svg: str = ""
+    alt: str = ""
+    is_wide: bool = False
 
 
 def choose_loss_range(analysis) -> tuple[float, float]:
@@ -84,6 +93,30 @@ def literal(arm: str) -> str:
 
 
 def save_plot(figure, path: Path, title: str, caption: str) -> Plot:
+    """Write a figure as PNG (white ground, for documents), draw it as SVG for the page, and close it."""
     figure.savefig(path, metadata={"Software": None})
+    plot = Plot(path, title, caption, draw_svg(figure), describe_figure(figure), figure.get_figwidth() > 8)
     plt.close(figure)
-    return Plot(path, title, caption)
+    return plot
+
+
+def draw_svg(figure) -> str:
+    """Return a figure as SVG whose letters are outlines: no font is needed, and no text of a run folder is in it."""
+    text = io.StringIO()
+    with plt.rc_context({"svg.fonttype": "path", "svg.hashsalt": "plot"}):
+        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        figure.savefig(text, format="svg", transparent=True, metadata=nothing)
+    # Comments hold the words as they are, with characters that XML may not have.
+    return re.sub(r"<!--.*?-->\n?", "", text.getvalue(), flags=re.DOTALL)
+
+
+def describe_figure(figure) -> str:
+    """Return what the axes of a figure are and what its legend lists, for readers who cannot see it."""
+    panels = []
+    for axes in figure.axes:
+        if axes.get_visible():
+            against = " against ".join(filter(None, (axes.get_ylabel(), axes.get_xlabel())))
+            panels.append(": ".join(filter(None, (axes.get_title(), against))))
+    shown = [text.get_text() for legend in figure.legends for text in legend.get_texts()]
+    words = "; ".join(dict.fromkeys(filter(None, panels))) + (f". Shown: {', '.join(shown)}" if shown else "") + "."
+    return re.sub(r"[\\${}]", "", words)

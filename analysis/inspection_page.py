@@ -16,7 +16,7 @@ from analysis.page import render_document, render_list, render_plot, render_tabl
 from analysis.text import display_arm, format_rate, format_tokens
 from corpus.token_file import write_json_atomically
 
-WIDER = "<style>body { max-width: 76rem; } img { max-width: 74rem; } th, td { overflow-wrap: normal; }</style>"  # six panels
+WIDER = "body { max-width: 76rem; } img { max-width: 74rem; } th, td { overflow-wrap: normal; }\n"  # six panels
 Table = tuple[list[str], list[list[str]]]
 HEALTH = (
     "Signs of a healthy nGPT: norms at 1 (in fp32 the largest deviation is some 1e-7), scale means that move smoothly and "
@@ -44,7 +44,6 @@ def write_inspection(inspections: list[Inspection], out: str | Path) -> list[Pat
 def render_page(inspections: list[Inspection], plots: list[Plot]) -> str:
     """Return the page as one string that refers to nothing outside itself; all text from run folders is escaped."""
     body = [
-        WIDER,
         "<h1>Inspection of trained weights</h1>",
         render_table(*list_runs(inspections), "words"),
         "<h2>Numbers</h2>",
@@ -63,7 +62,7 @@ def render_page(inspections: list[Inspection], plots: list[Plot]) -> str:
     if notes:
         body.append("<h2>Notes</h2>" + render_list(notes))
     body.append("<h2>Definitions</h2>" + render_list([f"{key}: {text}" for key, text in DEFINITIONS.items()]))
-    return render_document("Inspection", body)
+    return render_document("Inspection", body, WIDER)
 
 
 def list_runs(inspections: list[Inspection]) -> Table:

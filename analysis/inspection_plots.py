@@ -77,7 +77,7 @@ def draw_embeddings(inspections: list[Inspection], out: Path) -> list[Plot]:
 def draw_conditions(inspections: list[Inspection], out: Path) -> list[Plot]:
     """Draw figures 5 and 10: condition numbers by layer, dotted after bringing the vectors to unit norm."""
     figure, grid = plt.subplots(2, 3, figsize=WIDE, layout="constrained", sharey=True)
-    medians = {}
+    medians: dict[tuple, np.ndarray] = {}
     for index, item in enumerate(inspections):
         for name, layers in item.measured.matrices.items():
             medians[index, name] = np.array([np.median(layer.conditions) for layer in layers])

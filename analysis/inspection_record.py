@@ -1,5 +1,7 @@
 """Write an inspection down as plain values: what inspection.json holds."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from analysis.inspection import PAIR_LIMIT, PAIR_SEED, Embedding, Matrix, Scales
@@ -34,7 +36,7 @@ DEFINITIONS = {
 }
 
 
-def to_mapping(inspections: list[Inspection], figures: list[str] = ()) -> dict:
+def to_mapping(inspections: list[Inspection], figures: Sequence[str] = ()) -> dict:
     """Return every number of the report as plain values; what is infinite is None, and a note says so."""
     return {
         "format": 1,

@@ -5,6 +5,7 @@ is still high a run's loss says little about the model (and flatters the arm tha
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, median, stdev
 
@@ -183,7 +184,7 @@ def _node_slope(here: tuple, neighbour: tuple | None, opposite: tuple | None) ->
     return end if end * slope > 0 else 0.0
 
 
-def build_ladder(arm: str, endpoints: list[Endpoint], diverged: list[tuple[int, float]] = ()) -> Ladder:
+def build_ladder(arm: str, endpoints: list[Endpoint], diverged: Sequence[tuple[int, float]] = ()) -> Ladder:
     """Return an arm's ladder, choosing at each budget the candidate with the lowest loss averaged over seeds.
 
     `diverged` lists (tokens, learning rate) of runs that diverged: they were tried, so they bound the grid, and a rate

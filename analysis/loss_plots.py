@@ -208,7 +208,6 @@ def draw_headline_pair(analysis, out: Path) -> list[Plot]:
         (min(row.challenger_cost, row.baseline_cost), height),
         ha="right",
         va="center",
-        bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
     )
     axes.set_xlim(0, 1.05 * longest)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: format_tokens(value)))

@@ -1,5 +1,6 @@
 """Write an analysis down as plain values: what speedup.json holds."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -38,7 +39,7 @@ def to_record(report: Report, plots: list[list[Plot]], out: Path) -> dict:
     return {**mappings[0], **rest} if len(mappings) == 1 else {"format": 1, **rest, "sections": mappings}
 
 
-def to_mapping(analysis: Analysis, plots: list[str] = ()) -> dict:
+def to_mapping(analysis: Analysis, plots: Sequence[str] = ()) -> dict:
     """Return the analysis as plain values for speedup.json; every number of the report is in it."""
     first = analysis.runs[0]
     return {

@@ -3,21 +3,24 @@
 import json
 import math
 import os
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
+from urllib.parse import quote
 
 from analysis.anchors import read_published
 from analysis.axes import Plot
 from analysis.comparability import shorten
 from analysis.comparison import Analysis
 from analysis.decomposition import Decomposition
+from analysis.fairness import describe_fairness
 from analysis.groups import Report, Section
 from analysis.overview import PARTS_NOTE, SUMMARY_NOTE, describe_parts, list_checks, list_parts, list_published
-from analysis.page import PAGE_STYLE, render_document, render_list, render_plot, render_table
+from analysis.page import PAGE_STYLE, Link, render_document, render_list, render_plot, render_table
 from analysis.plots import draw_plots
 from analysis.record import to_record
 from analysis.report_plots import draw_overview, draw_parts
-from analysis.runs import Run, lookup
+from analysis.runs import Run
 from analysis.tables import describe_test, list_bounds, list_budgets, list_gaps, list_rates, list_speedups
 from analysis.text import display_arm, format_rate, format_seconds, format_tokens
 
@@ -33,6 +36,12 @@ LIMITS = (
     "of the budget), beyond them it is not continued. Only the ends of fully annealed runs are compared. Training seconds "
     "belong to one machine and one implementation."
 )
+
+LINKED = (
+    "Each name leads to the run's <code>config.yaml</code>, every setting resolved; <code>environment.json</code> and "
+    "<code>metrics.jsonl</code> lie beside it. The links start at the folder that this page was written to."
+)
+NOT_LINKED = "Every setting of a run is in <code>config.yaml</code> in the run's folder."
 
 
 def write_report(report: Report, out) -> list[Path]:
@@ -51,7 +60,7 @@ def write_report(report: Report, out) -> list[Path]:
     write_atomically(
         out / "speedup.json", json.dumps(_make_strict(mapping), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
     )
-    write_atomically(out / "report.html", render_page(report, plots, overview))
+    write_atomically(out / "report.html", render_page(report, plots, overview, out))
     return [out / "report.html", out / "speedup.json", *(plot.path for plot in every)]
 
 
@@ -62,8 +71,14 @@ def write_atomically(path: Path, text: str) -> None:
     os.replace(partial, path)
 
 
-def render_page(report: Report, plots: list[list[Plot]], overview: list[Plot] = ()) -> str:
-    """Return the page as one string that refers to nothing outside itself; all text from run folders is escaped."""
+def render_page(
+    report: Report, plots: list[list[Plot]], overview: Sequence[Plot] = (), folder: Path | None = None
+) -> str:
+    """Return the page as one string that needs nothing outside itself; all text from run folders is escaped.
+
+    Args:
+        folder: where the page will lie, for its links to the configurations of the runs; None makes no links.
+    """
     body = ["<h1>Tokens and time needed for equal loss</h1>"]
     several = len(report.sections) > 1 or bool(report.notes)
     if several:
@@ -71,32 +86,39 @@ def render_page(report: Report, plots: list[list[Plot]], overview: list[Plot] = 
         body += [render_list([f"left out: {note}" for note in report.notes])] if report.notes else []
     for section, pictures in zip(report.sections, plots or [[] for _ in report.sections], strict=True):
         body += [f'<h1 class="section">{escape(section.label)}</h1>'] if several else []
-        body += _render_section(section, pictures)
+        body += _render_section(section, pictures, folder)
     if not several:
         body.append("<h2>Beside the published results</h2>" + _render_summary(report))
     body.append(f"<h2>Limits</h2><p>{escape(LIMITS)}</p>")
     return render_document("Speedup report", body)
 
 
-def _render_section(section: Section, plots: list[Plot]) -> list[str]:
+def _render_section(section: Section, plots: list[Plot], folder: Path | None) -> list[str]:
     analysis = section.analysis
     if section.decomposition:
         body = [f'<p class="headline">{escape(describe_parts(section.decomposition))}</p>']
         body += _render_parts(section.decomposition)
         body += ["<h2>Each arm by itself</h2>", render_list(analysis.headlines)]
     else:
-        body = [
-            f'<p class="{"second" if line.startswith("Wall-clock") else "headline"}">{escape(line)}</p>'
-            for line in analysis.headlines
-        ]
-    body += _render_numbers(analysis)
-    body.append("<h2>Plots</h2>")
-    body += [render_plot(plot) for plot in plots]
-    body += _render_provenance(analysis)
-    body += _render_runs(analysis)
+        body = [part for line in analysis.headlines for part in _render_headline(line)]
+    body += [render_plot(plot) for plot in plots[:1]]
+    body += ["<h2>What was held equal, what was tuned</h2>", render_list(describe_fairness(analysis))]
     if analysis.warnings:
         body.append("<h2>Warnings</h2>" + render_list(analysis.warnings))
+    body += _render_numbers(analysis)
+    if plots[1:]:
+        body += ["<h2>More plots</h2>", *map(render_plot, plots[1:])]
+    body += _render_provenance(analysis)
+    body += _render_runs(analysis, folder)
     return body
+
+
+def _render_headline(line: str) -> list[str]:
+    """Return the first sentence large and what qualifies it below."""
+    if line.startswith("Wall-clock"):
+        return [f'<p class="second">{escape(line)}</p>']
+    first, stop, rest = line.partition(". ")
+    return [f'<p class="headline">{escape(first + stop.strip())}</p>'] + [f"<p>{escape(rest)}</p>"] * bool(rest)
 
 
 def _render_summary(report: Report) -> str:
@@ -158,7 +180,7 @@ def _render_provenance(analysis: Analysis) -> list[str]:
     ]
     same = [[key, shorten(value)] for key, value in provenance.same.items() if value is not None]
     header = ["setting", *map(display_arm, arms)]
-    parts = ["<h2>What was held equal, what was tuned</h2>"]
+    parts = ["<h2>Every setting</h2>"]
     if per_arm:
         parts += ["<p>Set differently for each arm:</p>", render_table(header, per_arm, "words")]
     if varied:
@@ -167,15 +189,15 @@ def _render_provenance(analysis: Analysis) -> list[str]:
     return parts
 
 
-def _render_runs(analysis: Analysis) -> list[str]:
+def _render_runs(analysis: Analysis, folder: Path | None) -> list[str]:
     """Return the list of runs compared, and of runs left out with the reason."""
-    header = ["run", "arm", "tokens", "lr", "seed", "val loss", "bits/byte", "train time", "commit", "configuration"]
+    header = ["run", "arm", "tokens", "lr", "seed", "val loss", "bits/byte", "train time", "commit"]
     rows = []
     for run in analysis.runs:
         bits = run.final.bits_per_byte
         rows.append(
             [
-                run.name,
+                _link_config(run, folder),
                 display_arm(analysis.arms[run.name]),
                 format_tokens(run.final.tokens),
                 format_rate(run.learning_rate),
@@ -184,10 +206,14 @@ def _render_runs(analysis: Analysis) -> list[str]:
                 "-" if bits is None else f"{bits:.4f}",
                 format_seconds(run.final.train_seconds),
                 str(run.environment.get("commit") or "-")[:10],
-                _summarize_config(run),
             ]
         )
-    parts = [f"<h2>Runs ({len(rows)})</h2>", render_table(header, rows)]
+    is_linked = any(isinstance(row[0], Link) for row in rows)
+    parts = [
+        f"<h2>Runs ({len(rows)})</h2>",
+        f"<p>{LINKED if is_linked else NOT_LINKED}</p>",
+        render_table(header, rows),
+    ]
     if analysis.left_out:
         left_out = [
             f"{run.name} ({display_arm(analysis.arms[run.name])}): {reason}" for run, reason in analysis.left_out
@@ -196,24 +222,16 @@ def _render_runs(analysis: Analysis) -> list[str]:
     return parts
 
 
-def _summarize_config(run: Run) -> str:
-    """Return a run's settings in one line of key value pairs."""
-    keys = (
-        "size",
-        "context",
-        "model.n_layer",
-        "model.n_head",
-        "model.n_embd",
-        "model.vocab_size",
-        "max_steps",
-        "global_batch_size",
-        "warmup_steps",
-        "weight_decay",
-        "min_learning_rate",
-        "precision.name",
-    )
-    values = [(key.removeprefix("model."), lookup(run.config, key)) for key in keys]
-    return ", ".join(f"{key} {shorten(value)}" for key, value in values if value is not None)
+def _link_config(run: Run, folder: Path | None) -> str | Link:
+    """Return a run's name, leading to its config.yaml where there is a way to it from the page's folder."""
+    config = Path(run.path) / "config.yaml"
+    if folder is None or not config.is_file():
+        return run.name
+    try:
+        address = os.path.relpath(config.resolve(), Path(folder).resolve())
+        return Link(run.name, quote(Path(address).as_posix()))
+    except (ValueError, UnicodeError):  # another drive, or a name that is no text
+        return run.name
 
 
 def _make_strict(value):

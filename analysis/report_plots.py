@@ -1,20 +1,11 @@
 """Draw what belongs to a whole report: the ladders of every size and context, and the parts of a speedup."""
 
 from pathlib import Path
+from typing import Any
 
 from matplotlib.ticker import FuncFormatter
 
-from analysis.axes import (
-    MARKERS,
-    PALETTE,
-    STYLE,
-    Plot,
-    add_legend,
-    literal,
-    plt,
-    save_plot,
-    tick_log_axis,
-)
+from analysis.axes import MARKERS, PALETTE, STYLE, Plot, add_legend, literal, plt, save_plot, tick_log_axis
 from analysis.decomposition import Decomposition
 from analysis.groups import Report, format_context
 from analysis.runs import lookup, to_number
@@ -42,7 +33,8 @@ def draw_overview(report: Report, out: Path) -> list[Plot]:
         figure, grid = plt.subplots(
             rows, columns, squeeze=False, layout="constrained", figsize=(4.2 * columns + 0.6, 3.6 * rows + 0.6)
         )
-        colours, handles = {}, {}
+        colours: dict[str, int] = {}
+        handles: dict[str, Any] = {}
         for axes, ((size, context, data), members) in zip(grid.flat, panels.items(), strict=False):
             for section, scale in members:
                 style = STYLES[vocabularies.index(section.setting.tokenizer) % len(STYLES)]

@@ -55,7 +55,7 @@ def compare_means(ours: list[float], theirs: list[float], paired: bool) -> Signi
         return None
     difference = fmean(theirs) - fmean(ours)
     if paired:
-        freedom = len(ours) - 1
+        freedom = len(ours) - 1.0
         error = stdev(b - a for a, b in zip(ours, theirs, strict=True)) / math.sqrt(len(ours))
     else:
         parts = [variance(values) / len(values) for values in (ours, theirs)]

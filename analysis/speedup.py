@@ -125,11 +125,10 @@ def _gap(baseline: BudgetPoint, challenger: BudgetPoint) -> Gap:
     if ours.bits_per_byte is not None and theirs.bits_per_byte is not None:
         bits = theirs.bits_per_byte - ours.bits_per_byte
     paired = ours.seeds == theirs.seeds and len(set(ours.seeds)) == len(ours.seeds) > 1
-    losses = [[endpoint.loss for endpoint in side.endpoints] for side in (ours, theirs)]
-    test = compare_means(*losses, paired)
-    bits_test = bits is not None and compare_means(
-        *([endpoint.bits_per_byte for endpoint in side.endpoints] for side in (ours, theirs)), paired
-    )
+    our_losses, their_losses = ([endpoint.loss for endpoint in side.endpoints] for side in (ours, theirs))
+    test = compare_means(our_losses, their_losses, paired)
+    our_bits, their_bits = ([endpoint.bits_per_byte for endpoint in side.endpoints] for side in (ours, theirs))
+    bits_test = bits is not None and compare_means(our_bits, their_bits, paired)
     return Gap(
         baseline.tokens,
         theirs.loss - ours.loss,
@@ -141,7 +140,7 @@ def _gap(baseline: BudgetPoint, challenger: BudgetPoint) -> Gap:
         len(theirs.endpoints),
         test.name if test else "",
         test.p_value if test else None,
-        sum(b < a for a, b in zip(*losses, strict=True)) if paired else None,
+        sum(b < a for a, b in zip(our_losses, their_losses, strict=True)) if paired else None,
     )
 
 

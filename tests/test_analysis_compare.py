@@ -222,7 +222,7 @@ def test_report_is_self_contained_and_escaped(tmp_path):
     written = write_report(report_on(folders), tmp_path / "out")
     page = (tmp_path / "out" / "report.html").read_text()
     pictures = [path for path in written if path.suffix == ".png"]
-    assert len(pictures) == 6 and page.count('src="data:image/png;base64,') == 6 and page.count("<img") == 6
+    assert len(pictures) == 6 and page.count('src="data:image/svg+xml;base64,') == 6 and page.count("<img") == 6
     assert "<script" not in page and "onerror=alert(2)&gt;" in page
     assert not re.search(r"https?://|url\(|<link|@import", page)
     assert "prefers-color-scheme: dark" in page and page.index("nGPT reached") < page.index("<table")

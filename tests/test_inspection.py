@@ -236,7 +236,7 @@ def test_the_command_on_trained_runs(runs, tmp_path):
     assert all((tmp_path / "report" / name).read_bytes().startswith(b"\x89PNG") for name in figures)
     page = (tmp_path / "report" / "inspection.html").read_text()
     sources = re.findall(r'\b(?:src|href)="([^"]{,30})', page)
-    assert len(sources) == len(figures) and all(source.startswith("data:image/png;base64,") for source in sources)
+    assert len(sources) == len(figures) and all(source.startswith("data:image/svg+xml;base64,") for source in sources)
     assert not re.search(r"<script|<link|@import|url\(|https?:", page)
 
 
