@@ -154,8 +154,8 @@ def speller(raw: dict[str, Any]) -> Any:
         )
     if "Metaspace" in kinds or {"type": "Replace", "pattern": {"String": SPACE}, "content": " "} in decoders:
         # One byte each, and not six characters.
-        byte_of = {f"<0x{value:02X}>": bytes([value]) for value in range(256)} if "ByteFallback" in kinds else {}
-        return lambda token: byte_of[token] if token in byte_of else token.replace(SPACE, " ").encode("utf-8")
+        named = {f"<0x{value:02X}>": bytes([value]) for value in range(256)} if "ByteFallback" in kinds else {}
+        return lambda token: named[token] if token in named else token.replace(SPACE, " ").encode("utf-8")
     raise ValueError(f"its decoder ({', '.join(map(str, kinds)) or 'none'}) is neither byte-level nor SentencePiece's")
 
 

@@ -18,7 +18,7 @@ MANIFEST_NAME = "manifest.json"
 TOKENIZER_NAME = "tokenizer.json"
 TOKEN_BYTES_NAME = "token_bytes.bin"
 SPLITS = ("train", "val")
-DTYPES = {"uint16": np.dtype("<u2"), "uint32": np.dtype("<u4")}
+DTYPES: dict[str, np.dtype] = {"uint16": np.dtype("<u2"), "uint32": np.dtype("<u4")}
 BLOCK_BYTES = 1 << 24  # what one digest of SplitInfo.block_sha256 covers
 SHA256 = re.compile(r"[0-9a-f]{64}")
 # One plain name: no separator, no "..", nothing hidden, so that it cannot leave the folder.

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 
@@ -190,7 +191,7 @@ def run_in_order(connections: list[Connection], index_path: str, ranges: list[tu
                     send(connection, (index_path, *ranges[given]))
                     running[connection].append(given)
                     given += 1
-        for connection in wait([connection for connection in connections if running[connection]]):
+        for connection in cast(list[Connection], wait([c for c in connections if running[c]])):
             results[running[connection].pop(0)] = receive(connection)
         while written in results:
             yield results.pop(written)
@@ -223,7 +224,7 @@ def worker_died() -> DataError:
 
 def serve(connection: Connection, settings: tuple[str, list[str], str]) -> None:
     """Answer tasks until the parent closes the pipe or is gone."""
-    parent = multiprocessing.parent_process()
+    parent: Any = multiprocessing.parent_process()
     # A killed parent cannot say so, and a 50 MB document would keep this process busy for seconds.
     threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
     try:

@@ -74,7 +74,7 @@ class Plan:
             "eot_id": encoding.eot_token,
         }
         self.source = describe_source(data, config.limit_documents)
-        self.split = {
+        self.split: dict[str, Any] = {
             "method": "datasets.train_test_split",
             "test_size": data.val_fraction,
             "seed": data.split_seed,

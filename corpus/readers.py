@@ -5,6 +5,7 @@ import io
 import json
 import zlib
 from collections.abc import Iterator
+from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -154,6 +155,7 @@ def json_text(where: str, line: bytes, column: str) -> tuple[bytes, bool]:
 def open_lines(path: str) -> Iterator[bytes]:
     """Yield the lines of a plain, gzip or zstd file; raise DataError naming it where it is damaged or cut short."""
     try:
+        source: BinaryIO | io.BufferedReader | gzip.GzipFile
         if path.lower().endswith(".gz"):
             source = gzip.open(path, "rb")
         elif path.lower().endswith(".zst"):

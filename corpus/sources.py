@@ -101,7 +101,7 @@ def find_files(patterns: str | list[str]) -> list[str]:
 
 def describe_source(config: DataConfig, limit: int | None) -> dict[str, Any]:
     """Return what the manifest says of the source; reads no text, so that a finished folder is recognised at once."""
-    source = {
+    source: dict[str, Any] = {
         "kind": config.source,
         "name": config.name,
         "revision": config.revision,

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ class TokenFile:
         if start < 0 or length < 0 or start + length > self.length:
             raise IndexError(f"window [{start}, {start + length}) of {self.path}, which has {self.length} tokens")
         window = np.empty(length, dtype=self.dtype)
-        view, offset = memoryview(window).cast("B"), start * self.dtype.itemsize
+        view, offset = window.data.cast("B"), start * self.dtype.itemsize
         while view:
             count = os.preadv(self.descriptor, [view], offset)
             if count == 0:
@@ -128,7 +129,7 @@ def check_digest(path: Path, expected: str) -> None:
 def check_blocks(path: Path, block_sha256: str) -> None:
     """Raise DataError unless a sample of the file's blocks has the recorded digests; without any there is nothing to do."""
     count = len(block_sha256) // 64
-    sample = range(count)
+    sample: Sequence[int] = range(count)
     if count > SAMPLED_BLOCKS:
         sample = sorted({0, count - 1, *random.SystemRandom().sample(sample, SAMPLED_BLOCKS - 2)})
     with open(path, "rb") as file:

@@ -1,11 +1,20 @@
 #!/usr/bin/env bash
-# Fresh machine -> virtual environment -> install -> the test suite. Arguments go to pytest: scripts/test.sh -k twins
+# Fresh machine -> virtual environment with the exact versions of requirements-ci.txt -> lint, types, the test suite.
+# Arguments go to pytest: scripts/test.sh -m "not slow"; scripts/test.sh -k twins
+# Where these versions cannot be had: REQUIREMENTS="requirements.txt requirements-dev.txt" bash scripts/test.sh
 set -euo pipefail
 cd "$(dirname "$0")/.."
-. scripts/environment.sh requirements.txt requirements-dev.txt
+read -ra requirements <<< "${REQUIREMENTS:-requirements-ci.txt}"
+. scripts/environment.sh "${requirements[@]}"
 
 # One thread per process: the tests start several processes, and OpenMP threads that wait for each other crawl.
 export OMP_NUM_THREADS=1
-ruff check .
-ruff format --check .
+check() { # the cheap checks first: what they find need not wait for the tests
+  echo "--- $*"
+  "$@" || { echo "error: '$*' found something; the tests were not run" >&2; exit 1; }
+}
+check ruff check .
+check ruff format --check .
+check mypy
+echo "--- python -m pytest -q $*"
 exec python -m pytest -q "$@"

@@ -18,7 +18,7 @@ def outcome_of(exit_code: int, state: str | None) -> str:
     by_code = {75: "preempted", 5: "diverged"}
     if exit_code in by_code:
         return by_code[exit_code]
-    return state if state in by_code.values() else "failed"
+    return state if state is not None and state in by_code.values() else "failed"
 
 
 def status_path(point: Point) -> Path:

@@ -238,7 +238,7 @@ def test_the_benchmark_times_both_arms_side_by_side(tmp_path):
     done = bench(
         *SHAPE,
         "global_batch_size=8",
-        "arms=gpt,ngpt,ngpt:compiled",
+        "arms=gpt,ngpt,gpt:compiled",
         "rounds=4",
         "memory=true",
         f"json={out}",
@@ -275,3 +275,30 @@ def test_the_benchmark_refuses_in_one_line(arguments, message):
 def test_chunks_are_used_at_the_papers_sizes():
     config = composed("size=0.5b", "context=1k")
     assert config.micro_batch_size * config.model["sequence_length"] * config.model["vocab_size"] > MAX_LOGITS
+
+
+def test_reading_a_hundred_thousand_windows_leaves_no_memory_behind(tmp_path):
+    """What is read does not stay in the process, as the pages of a memory map would (nanoGPT's issue 428)."""
+    program = f"""
+import sys, time
+sys.path.insert(0, {str(ROOT)!r})
+import numpy as np
+from pathlib import Path
+from corpus.token_file import TokenFile
+from engine.data import TrainingWindows
+
+path = Path({str(tmp_path / "tokens.bin")!r})
+np.zeros(60_000_000, dtype="<u2").tofile(path)  # 120 MB
+windows = TrainingWindows(TokenFile(path, np.dtype("<u2"), 60_000_000), 1024, seed=1)
+resident = lambda: int(next(l for l in open("/proc/self/status") if l.startswith("VmRSS")).split()[1]) / 1024
+windows.read(0, 16)
+before = resident()
+for sample in range(0, 100_000, 16):
+    windows.read(sample, 16)
+print(resident() - before)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment(), capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert float(done.stdout) < 20  # MiB
