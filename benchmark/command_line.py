@@ -173,7 +173,7 @@ def table(result: dict[str, Any]) -> str:
     lines = [
         ", ".join(f"{key} {value}" for key, value in setting.items()),
         "",
-        "| arm | step ms | ratio (quartiles) | tokens/s | MFU | of matmul rate | floor ms | peak GiB (estimate) |",
+        "| arm | step ms | ratio (quartiles) | tokens/s per rank | MFU | of matmul rate | floor ms | peak GiB (estimate) |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for name, found in arms.items():

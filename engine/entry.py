@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ FLAGS = {"-h", "--help", "--hydra-help", "--version", "--cfg", "-c", "--resolve"
          "-m", "--shell-completion", "-sc", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd",
          "--experimental-rerun", "--info", "-i"}  # fmt: skip
 LAUNCHER = os.getppid()  # asked before torch is imported, which takes seconds in which the launcher may die
+SLOWEST_START = 5.0  # seconds by which one rank may come to an error later than another
 CONFIG_DIR = str(Path(__file__).resolve().parent.parent / "configs")
 
 
@@ -84,6 +86,8 @@ def fail(error: Exception) -> None:
     """Print one line (on the first rank alone) and exit with the error's code."""
     if os.environ.get("RANK", "0") == "0":
         print(f"error: {error}", file=sys.stderr, flush=True)
+    else:
+        time.sleep(SLOWEST_START)  # rank 0 speaks for all, and torchrun ends it as soon as another rank has failed
     sys.exit(getattr(error, "exit_code", 1))
 
 

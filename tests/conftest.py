@@ -1,5 +1,10 @@
+import signal
+
 import pytest
 from training import run
+
+# A shell that starts the tests in the background has them ignore SIGINT, and every process they start would as well.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

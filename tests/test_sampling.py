@@ -500,5 +500,5 @@ def test_ctrl_c_ends_quietly(trained):
     with subprocess.Popen(arguments, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:  # fmt: skip
         assert process.stdout.readline() == "--- sample 1\n"
         process.send_signal(signal.SIGINT)
-        rest, errors = process.communicate()
+        rest, errors = process.communicate(timeout=60)
     assert process.returncode == 130 and errors == "" and rest.endswith("\n")
