@@ -2,6 +2,7 @@
 
 import statistics
 import time
+from collections.abc import Callable
 
 import torch
 
@@ -55,11 +56,16 @@ def peak_memory_gib(arm: Arm, device: torch.device) -> float:
         start = torch.cuda.memory_allocated(device)
         arm.step()
         return (arm.held_bytes() + torch.cuda.max_memory_allocated(device) - start) / 2**30
+    return (arm.held_bytes() + allocated_peak(arm.step)) / 2**30
+
+
+def allocated_peak(step: Callable[[], None]) -> int:
+    """Return the most bytes of CPU tensors that a step allocates beyond what is there before it."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
-        arm.step()
+        step()
     now = highest = 0
     for event in profile.profiler.kineto_results.events():
         if event.name() == "[memory]":
             now += event.nbytes()  # negative where memory is given back
             highest = max(highest, now)
-    return (arm.held_bytes() + highest) / 2**30
+    return highest

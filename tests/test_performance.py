@@ -11,6 +11,7 @@ from torch import nn
 from training import ROOT, composed, environment, error_line, run
 
 from benchmark.arms import held_bytes
+from benchmark.measure import allocated_peak
 from engine.loss import MAX_LOGITS, NextTokenLoss, chunked_cross_entropy, summed_cross_entropy
 from engine.memory import estimate_memory, recompute
 from engine.models import build_model
@@ -167,14 +168,7 @@ def measured_peak(config, use_compile):
 
     step()
     step()
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
-        step()
-    now = highest = 0
-    for event in profile.profiler.kineto_results.events():
-        if event.name() == "[memory]":
-            now += event.nbytes()
-            highest = max(highest, now)
-    return held_bytes(loss_of.model, optimizer) + highest
+    return held_bytes(loss_of.model, optimizer) + allocated_peak(step)
 
 
 @pytest.mark.parametrize("arm", ARMS)
