@@ -10,6 +10,6 @@ def main(config: PrepareConfig) -> None:
 
 if __name__ == "__main__":
     # Here, because the worker processes import this file too and need no Hydra.
-    from engine.entry import run_entry
+    from cli.entry import run_entry
 
     run_entry(main, PrepareConfig, config_name="prepare")

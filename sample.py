@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import torch
 
-from engine.entry import run_entry
+from cli.entry import run_entry
 from sampling.config import LITERAL, SampleConfig, check, folders
 from sampling.drawing import open_run
 from sampling.prompts import read_prompts

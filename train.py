@@ -5,7 +5,7 @@ Several GPUs: `torchrun --standalone --nproc_per_node=8 train.py ...`. Every key
 
 from typing import TYPE_CHECKING
 
-from engine.entry import run_entry
+from cli.entry import run_entry
 
 if TYPE_CHECKING:
     from engine.config import Config

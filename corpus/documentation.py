@@ -52,9 +52,7 @@ def parse(path: Path) -> ast.Module | None:
         return None
 
 
-def docstrings(
-    node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef, name: str
-) -> Iterator[tuple[str, str]]:
+def docstrings(node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef, name: str) -> Iterator[tuple[str, str]]:
     """Yield (signature or dotted name, cleaned docstring) of a module, class or function and of all inside it."""
     docstring = ast.get_docstring(node, clean=False)
     if docstring and docstring.strip():

@@ -167,9 +167,7 @@ class DocumentReader:
             while missing:  # one call reads at most 2 GiB
                 part = os.pread(self.open[file], missing, offset + length - missing)
                 if not part:
-                    raise DataError(
-                        f"{self.paths[file]}: ends before byte {offset + length}; it changed while it was being read"
-                    )
+                    raise DataError(f"{self.paths[file]}: ends before byte {offset + length}; it changed while it was being read")
                 parts.append(part)
                 missing -= len(part)
         except OSError as error:

@@ -21,8 +21,12 @@ EOS_NAMES = ("</s>", "<|endoftext|>", "<|end_of_text|>", "<eos>")
 SPACE = "▁"
 # A normalizer may rewrite text; these keep its bytes or, in composing accents, almost always do. Others (Lowercase, Strip,
 # Precompiled, Replace of anything else) lose some, and chained replacements could blow a short prompt up without limit.
-NORMALIZERS = ({"type": "Prepend", "prepend": SPACE}, {"type": "Replace", "pattern": {"String": " "}, "content": SPACE},
-               {"type": "NFC"}, {"type": "NFKC"})  # fmt: skip
+NORMALIZERS = (
+    {"type": "Prepend", "prepend": SPACE},
+    {"type": "Replace", "pattern": {"String": " "}, "content": SPACE},
+    {"type": "NFC"},
+    {"type": "NFKC"},
+)
 LARGEST_FILE = 256_000_000
 PROBE = "The Model's  tokens,\n\n\tdon't 1984: x=[1]; naïve Ω 漢字 🙂\x00\x7f\r\n end. "
 
@@ -149,9 +153,7 @@ def speller(raw: dict[str, Any]) -> Any:
     kinds = [part.get("type") for part in decoders]
     if "ByteLevel" in kinds:
         byte_of = printable_bytes()
-        return lambda token: (
-            bytes(map(byte_of.__getitem__, token)) if byte_of.keys() >= set(token) else token.encode("utf-8")
-        )
+        return lambda token: bytes(map(byte_of.__getitem__, token)) if byte_of.keys() >= set(token) else token.encode("utf-8")
     if "Metaspace" in kinds or {"type": "Replace", "pattern": {"String": SPACE}, "content": " "} in decoders:
         # One byte each, and not six characters.
         named = {f"<0x{value:02X}>": bytes([value]) for value in range(256)} if "ByteFallback" in kinds else {}

@@ -110,9 +110,7 @@ def read_manifest(directory: str | Path) -> Manifest:
 
 def parse_manifest(raw: Any) -> Manifest:
     """Return raw JSON as a Manifest; raise DataError naming the first field that is missing, unknown or out of range."""
-    top = fields_of(
-        raw, "the manifest", ("format", "name", "tokenizer", "dtype", "splits", "source", "split", "versions")
-    )
+    top = fields_of(raw, "the manifest", ("format", "name", "tokenizer", "dtype", "splits", "source", "split", "versions"))
     if whole(top["format"], "format", 0) != FORMAT:
         raise DataError(f"format is {top['format']}, this version reads {FORMAT}")
     if text(top["dtype"], "dtype") not in DTYPES:
@@ -210,9 +208,7 @@ def fields_of(raw: Any, where: str, names: tuple[str, ...], optional: tuple[str,
         raise DataError(f"{where} is not an object")
     missing, unknown = [name for name in names if name not in raw], sorted(set(raw) - {*names, *optional})
     if missing or unknown:
-        raise DataError(
-            f"{where} lacks {missing[0]}" if missing else f"{where} has an unknown field {reprlib.repr(unknown[0])}"
-        )
+        raise DataError(f"{where} lacks {missing[0]}" if missing else f"{where} has an unknown field {reprlib.repr(unknown[0])}")
     return raw
 
 

@@ -83,7 +83,8 @@ class ChunkEncoder:
                 raise
             except ValueError as error:
                 raise DataError(
-                    f"{self.reader.paths[file]}: the document of {length:,} bytes at byte {offset:,} cannot be encoded ({first_line(error)})"
+                    f"{self.reader.paths[file]}: the document of {length:,} bytes at byte {offset:,} "
+                    f"cannot be encoded ({first_line(error)})"
                 ) from None
             arrays.append(self.eot)
             repaired += not is_valid
@@ -123,9 +124,7 @@ def encode_text(encoding: Tokenizer, text: str) -> Iterator[np.ndarray]:
         yield encoding.encode_to_numpy(text, disallowed_special=())
         return
     except ValueError:
-        cuts = [
-            match.end() - 1 for match in LONG_BLANK.finditer(text) if not text[match.end() : match.end() + 1].isspace()
-        ]
+        cuts = [match.end() - 1 for match in LONG_BLANK.finditer(text) if not text[match.end() : match.end() + 1].isspace()]
         if not cuts or encoding._pat_str != GPT2_PATTERN:
             raise
     for start, stop in zip([0, *cuts], [*cuts, len(text)], strict=True):
@@ -185,9 +184,7 @@ def run_in_order(connections: list[Connection], index_path: str, ranges: list[tu
         # Up to two for each worker, so that it finds the next one waiting when it has sent a result.
         for depth in (0, 1):
             for connection in connections:
-                if len(running[connection]) == depth and given < min(
-                    len(ranges), written + CHUNKS_PER_WORKER * len(connections)
-                ):
+                if len(running[connection]) == depth and given < min(len(ranges), written + CHUNKS_PER_WORKER * len(connections)):
                     send(connection, (index_path, *ranges[given]))
                     running[connection].append(given)
                     given += 1
@@ -234,6 +231,4 @@ def serve(connection: Connection, settings: tuple[str, list[str], str]) -> None:
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return
     except (DataError, OSError, MemoryError) as error:
-        connection.send(
-            DataError("out of memory; num_proc=N takes fewer workers") if isinstance(error, MemoryError) else error
-        )
+        connection.send(DataError("out of memory; num_proc=N takes fewer workers") if isinstance(error, MemoryError) else error)

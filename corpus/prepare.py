@@ -69,9 +69,7 @@ def exclusive(directory: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise DataError(
-                f"{directory}: another prepare_owt.py is at work here; wait for it, or pass another data.dir"
-            ) from None
+            raise DataError(f"{directory}: another prepare_owt.py is at work here; wait for it, or pass another data.dir") from None
         except OSError:
             pass  # a file system without locks
         try:
@@ -98,7 +96,8 @@ def is_prepared(directory: Path, plan: Plan, overwrite: bool) -> bool:
             if key != "fingerprint" and planned[key] != found.get(key)
         ]
         raise DataError(
-            f"{directory}: holds bins prepared with other settings ({', '.join(differing)}); overwrite=true replaces them, data.dir=DIR keeps both"
+            f"{directory}: holds bins prepared with other settings ({', '.join(differing)}); "
+            "overwrite=true replaces them, data.dir=DIR keeps both"
         )
     verify_token_files(directory, manifest)
     return True
@@ -123,22 +122,14 @@ def build(directory: Path, config: PrepareConfig, plan: Plan) -> None:
     orders = split_order(len(documents), plan.split["test_size"], plan.split["seed"])
     tokenizer_path = scratch / TOKENIZER_NAME
     tokenizer_path.write_bytes(plan.tokenizer_json)
-    writers = {
-        name: BinWriter(directory / f"{name}.bin", 2 if plan.dtype == "uint16" else 4, progress[name])
-        for name in SPLITS
-    }
+    writers = {name: BinWriter(directory / f"{name}.bin", 2 if plan.dtype == "uint16" else 4, progress[name]) for name in SPLITS}
     require_space(directory, documents, writers, plan)
-    chunks = {
-        name: plan_chunks(documents.records["length"][orders[name]], writers[name].progress.documents)
-        for name in SPLITS
-    }
+    chunks = {name: plan_chunks(documents.records["length"][orders[name]], writers[name].progress.documents) for name in SPLITS}
     workers = max(1, min(num_proc, sum(map(len, chunks.values()))))
     index_path = scratch / "order.records"
 
     def record() -> None:
-        record_progress(
-            directory / PROGRESS_NAME, plan.fingerprint, {name: writer.flush() for name, writer in writers.items()}
-        )
+        record_progress(directory / PROGRESS_NAME, plan.fingerprint, {name: writer.flush() for name, writer in writers.items()})
 
     with encoder(tokenizer_path, documents.paths, plan.dtype, workers) as encode:
         for name in SPLITS:
@@ -168,20 +159,12 @@ def require_space(directory: Path, documents: Documents, writers: dict[str, BinW
     bytes_per_token = 1 if plan.encoding.name == "bytes" else 7
     itemsize = writers["train"].itemsize
     needed = int(documents.records["length"].sum()) * itemsize // bytes_per_token
-    missing = (
-        needed
-        - sum(writer.progress.tokens * itemsize for writer in writers.values())
-        - shutil.disk_usage(directory).free
-    )
+    missing = needed - sum(writer.progress.tokens * itemsize for writer in writers.values()) - shutil.disk_usage(directory).free
     if missing > 0:
-        raise DataError(
-            f"{directory}: the disk is too small, the bins need at least {needed:,} bytes and {missing:,} are wanting"
-        )
+        raise DataError(f"{directory}: the disk is too small, the bins need at least {needed:,} bytes and {missing:,} are wanting")
 
 
-def write_split(
-    writer: BinWriter, chunks: Iterator[Encoded], report: ProgressReport, record: Callable[[], None]
-) -> None:
+def write_split(writer: BinWriter, chunks: Iterator[Encoded], report: ProgressReport, record: Callable[[], None]) -> None:
     """Append every chunk of one split, recording now and then how far it is."""
     recorded = time.monotonic()
     try:
@@ -214,17 +197,12 @@ def publish(directory: Path, plan: Plan, splits: dict[str, SplitInfo], manifest:
     shutil.rmtree(directory / SCRATCH_NAME, ignore_errors=True)
 
 
-def summarize(
-    directory: Path, config: PrepareConfig, splits: dict[str, SplitInfo], repaired: int, seconds: float
-) -> None:
+def summarize(directory: Path, config: PrepareConfig, splits: dict[str, SplitInfo], repaired: int, seconds: float) -> None:
     """Print what was written, and a warning where published counts differ."""
     for info in splits.values():
-        print(
-            f"{directory / info.file}: {info.tokens:,} tokens, {info.documents:,} documents, {info.bytes:,} bytes of text"
-        )
+        print(f"{directory / info.file}: {info.tokens:,} tokens, {info.documents:,} documents, {info.bytes:,} bytes of text")
     print(
-        f"prepared {directory} in {seconds:.1f} s"
-        + (f"; invalid UTF-8 was replaced in {repaired:,} documents" if repaired else "")
+        f"prepared {directory} in {seconds:.1f} s" + (f"; invalid UTF-8 was replaced in {repaired:,} documents" if repaired else "")
     )
     if config.limit_documents is None:
         counts = {
@@ -234,6 +212,4 @@ def summarize(
         for key, actual in counts.items():
             expected = getattr(config.data.expected, key)
             if expected is not None and expected != actual:
-                print(
-                    f"warning: {actual:,} {key.replace('_', ' ')}, the published count is {expected:,}", file=sys.stderr
-                )
+                print(f"warning: {actual:,} {key.replace('_', ' ')}, the published count is {expected:,}", file=sys.stderr)

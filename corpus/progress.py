@@ -44,9 +44,7 @@ def read_progress(path: Path, fingerprint: str) -> dict[str, Progress]:
 
 def record_progress(path: Path, fingerprint: str, splits: dict[str, Progress]) -> None:
     """Record progress whose tokens are on disk already."""
-    write_json_atomically(
-        path, {"fingerprint": fingerprint, "splits": {name: asdict(done) for name, done in splits.items()}}
-    )
+    write_json_atomically(path, {"fingerprint": fingerprint, "splits": {name: asdict(done) for name, done in splits.items()}})
 
 
 class ProgressReport:
@@ -57,9 +55,7 @@ class ProgressReport:
         self.tokens = 0  # of this run, so that a continued one does not claim the speed of the last
         self.started = self.last_line = time.monotonic()
         self.bar = (
-            tqdm(total=documents, initial=done, desc=split, unit=" documents", mininterval=0.5)
-            if sys.stderr.isatty()
-            else None
+            tqdm(total=documents, initial=done, desc=split, unit=" documents", mininterval=0.5) if sys.stderr.isatty() else None
         )
 
     def update(self, documents: int, tokens: int) -> None:

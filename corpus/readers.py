@@ -82,9 +82,9 @@ def text_extents(where: str, array: pa.Array) -> tuple[memoryview, np.ndarray, n
     if len(array) == 0:
         return memoryview(b""), np.zeros(0, np.int64), np.zeros(0, np.int64)
     width = np.dtype("<i8" if wide else "<i4")
-    offsets = np.frombuffer(
-        offsets_buffer, dtype=width, count=len(array) + 1, offset=array.offset * width.itemsize
-    ).astype(np.int64)
+    offsets = np.frombuffer(offsets_buffer, dtype=width, count=len(array) + 1, offset=array.offset * width.itemsize).astype(
+        np.int64
+    )
     lengths = np.diff(offsets)
     if lengths.min() < 0 or offsets[0] < 0 or offsets[-1] > (data_buffer.size if data_buffer else 0):
         raise DataError(f"{where}: damaged, a row reaches outside its data")
@@ -146,9 +146,7 @@ def json_text(where: str, line: bytes, column: str) -> tuple[bytes, bool]:
         raise DataError(f"{where}: {column} holds {type(value).__name__}, not text")
     try:
         return value.encode("utf-8"), is_valid
-    except (
-        UnicodeEncodeError
-    ):  # half a surrogate pair, which JSON can spell and UTF-8 cannot: replaced as tiktoken does
+    except UnicodeEncodeError:  # half a surrogate pair, which JSON can spell and UTF-8 cannot: replaced as tiktoken does
         return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace").encode("utf-8"), False
 
 

@@ -61,17 +61,11 @@ def check_data_config(config: DataConfig) -> None:
     if config.split_seed < 0:
         raise SettingError(f"data.split_seed={config.split_seed}: expected a whole number from 0 on")
     if config.source == "files" and not config.files:
-        raise SettingError(
-            "data.files is not set; pass data.files='x/*.parquet' (or .jsonl, .jsonl.gz, .jsonl.zst, .txt)"
-        )
-    if config.source == "files" and not (
-        isinstance(config.files, str) or all(isinstance(entry, str) for entry in config.files)
-    ):
+        raise SettingError("data.files is not set; pass data.files='x/*.parquet' (or .jsonl, .jsonl.gz, .jsonl.zst, .txt)")
+    if config.source == "files" and not (isinstance(config.files, str) or all(isinstance(entry, str) for entry in config.files)):
         raise SettingError(f"data.files={config.files}: expected a glob or a list of globs")
     if config.source == "huggingface" and not config.repo:
-        raise SettingError(
-            "data.repo is not set; data.source=huggingface needs one, for example Skylion007/openwebtext"
-        )
+        raise SettingError("data.repo is not set; data.source=huggingface needs one, for example Skylion007/openwebtext")
 
 
 def check_vocab_size(vocab_size: int, tokenizer: str, n_tokens: int) -> None:
@@ -92,9 +86,7 @@ def find_files(patterns: str | list[str]) -> list[str]:
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
         matches = [path for path in glob.glob(pattern, recursive=True) if os.path.isfile(path)]
         if not matches:
-            raise DataError(
-                f"data.files={pattern}: no file matches, looked in {os.path.dirname(os.path.abspath(pattern))}"
-            )
+            raise DataError(f"data.files={pattern}: no file matches, looked in {os.path.dirname(os.path.abspath(pattern))}")
         found.update(matches)
     return sorted(found)
 

@@ -61,7 +61,8 @@ class TokenFile:
             count = os.preadv(self.descriptor, [view], offset)
             if count == 0:
                 raise DataError(
-                    f"{self.path}: ends at byte {offset}, expected {self.length * self.dtype.itemsize}; it was truncated after the job opened it"
+                    f"{self.path}: ends at byte {offset}, expected {self.length * self.dtype.itemsize}; it "
+                    "was truncated after the job opened it"
                 )
             view, offset = view[count:], offset + count
         return window
@@ -148,9 +149,7 @@ def check_size(path: Path, expected: int) -> None:
         raise DataError(f"{path}: missing; {remedy(path.parent)} overwrite=true")
     actual = path.stat().st_size
     if actual != expected:
-        raise DataError(
-            f"{path}: {actual:,} bytes, expected {expected:,} from the manifest; {remedy(path.parent)} overwrite=true"
-        )
+        raise DataError(f"{path}: {actual:,} bytes, expected {expected:,} from the manifest; {remedy(path.parent)} overwrite=true")
 
 
 def write_json_atomically(path: str | Path, value: Any) -> None:

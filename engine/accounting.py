@@ -10,10 +10,25 @@ from engine.config import Config
 # Dense bf16 tensor-core peaks in FLOP/s from the vendors' datasheets (no sparsity), by a part of the device's name.
 # The first that fits is taken, so the longer names come first.
 BF16_PEAKS = {
-    "GB200": 2.5e15, "B200": 2.25e15, "GH200": 989e12, "H200": 989e12, "H100 PCIe": 756e12, "H100 NVL": 835e12, "H100": 989e12,
-    "H20": 148e12, "A100": 312e12, "A800": 312e12, "L40S": 362e12, "L40": 181e12, "L4": 121e12, "A10G": 70e12, "A10": 125e12,
-    "RTX 4090": 165e12, "RTX 3090": 71e12, "RTX 5090": 210e12,
-}  # fmt: skip
+    "GB200": 2.5e15,
+    "B200": 2.25e15,
+    "GH200": 989e12,
+    "H200": 989e12,
+    "H100 PCIe": 756e12,
+    "H100 NVL": 835e12,
+    "H100": 989e12,
+    "H20": 148e12,
+    "A100": 312e12,
+    "A800": 312e12,
+    "L40S": 362e12,
+    "L40": 181e12,
+    "L4": 121e12,
+    "A10G": 70e12,
+    "A10": 125e12,
+    "RTX 4090": 165e12,
+    "RTX 3090": 71e12,
+    "RTX 5090": 210e12,
+}
 
 
 def count_parameters(model: nn.Module) -> dict[str, int]:

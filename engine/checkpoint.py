@@ -20,9 +20,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from cli.entry import to_dataclass
 from corpus.token_file import sync_path
 from engine.distributed import gathered, shard_as
-from engine.entry import to_dataclass
 from engine.models import build_model
 
 FORMAT = 1
@@ -104,9 +104,7 @@ def write_checkpoint(folder: Path, snapshot: Snapshot, keep: int, keep_every: in
         save_file(snapshot.model, temporary / "model.safetensors")
         save_file(snapshot.optimizer, temporary / "optimizer.safetensors")
         (temporary / "trainer.json").write_text(json.dumps(snapshot.state))
-        files = {
-            path.name: {"bytes": path.stat().st_size, "sha256": sha256_of(path)} for path in sorted(temporary.iterdir())
-        }
+        files = {path.name: {"bytes": path.stat().st_size, "sha256": sha256_of(path)} for path in sorted(temporary.iterdir())}
         (temporary / "manifest.json").write_text(json.dumps({"format": FORMAT, "files": files}, indent=1))
         for path in (*temporary.iterdir(), temporary):
             sync_path(path)
@@ -127,9 +125,7 @@ def check_free_space(folder: Path, needed: int) -> None:
     """Raise CheckpointError unless the disk of folder has room for `needed` bytes and 5 % more."""
     free = shutil.disk_usage(folder).free
     if free < needed * 1.05:
-        raise CheckpointError(
-            f"{folder}: a checkpoint needs {needed / 1e6:,.1f} MB and the disk has {free / 1e6:,.1f} MB free"
-        )
+        raise CheckpointError(f"{folder}: a checkpoint needs {needed / 1e6:,.1f} MB and the disk has {free / 1e6:,.1f} MB free")
 
 
 def verify_checkpoint(path: Path) -> None:
@@ -171,7 +167,8 @@ def find_checkpoint(folder: Path) -> Path | None:
         return path
     if problems or any(folder.glob("*.corrupt-*")):
         raise CheckpointError(
-            f"{folder}: no intact checkpoint ({problems[0] if problems else 'all were set aside as *.corrupt-N'}); resume=never starts anew"
+            f"{folder}: no intact checkpoint "
+            f"({problems[0] if problems else 'all were set aside as *.corrupt-N'}); resume=never starts anew"
         )
     return None
 
@@ -207,9 +204,7 @@ def load_model(path: Path, model: torch.nn.Module) -> None:
         weights = load_file(path / "model.safetensors")
         model.load_state_dict({name: shard_as(tensor, own.get(name)) for name, tensor in weights.items()})
     except (OSError, SafetensorError, RuntimeError) as error:
-        raise CheckpointError(
-            f"{path}/model.safetensors does not fit the configuration ({str(error).splitlines()[0]})"
-        ) from None
+        raise CheckpointError(f"{path}/model.safetensors does not fit the configuration ({str(error).splitlines()[0]})") from None
 
 
 def load_optimizer(path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
@@ -226,15 +221,16 @@ def load_optimizer(path: Path, model: torch.nn.Module, optimizer: torch.optim.Op
         found = {key: flat[f"{key}/{name}"] for key in expected if f"{key}/{name}" in flat}
         if {key: tensor.shape for key, tensor in found.items()} != expected:
             raise CheckpointError(f"{path}/optimizer.safetensors: nothing for {name}, or not of its shape")
-        state[index] = {key: shard_as(value, parameters[name]) if value.dim() else value for key, value in found.items()}  # fmt: skip
+        state[index] = {key: shard_as(value, parameters[name]) if value.dim() else value for key, value in found.items()}
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
 def flatten_optimizer(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """Return the optimizer's tensors under "<kind>/<parameter name>"."""
     names = parameter_names(model, optimizer)
-    return {f"{key}/{names[index]}": value
-            for index, entry in optimizer.state_dict()["state"].items() for key, value in entry.items()}  # fmt: skip
+    return {
+        f"{key}/{names[index]}": value for index, entry in optimizer.state_dict()["state"].items() for key, value in entry.items()
+    }
 
 
 def copy_tensors(tensors: dict[str, Tensor], is_kept: bool) -> dict[str, Tensor]:

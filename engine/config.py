@@ -10,10 +10,10 @@ from typing import Any, Optional
 
 from omegaconf import OmegaConf
 
+from cli.entry import ConfigError, first_line, nearest, to_dataclass
 from corpus.sources import DataConfig
-from engine.entry import ConfigError, first_line, nearest, to_dataclass
 from engine.models import MODEL_SCHEMAS, MODELS, model_config, nearest_divisor
-from engine.plain_yaml import load_plain_yaml
+from runfolder.plain_yaml import load_plain_yaml
 
 DTYPES = ("float32", "bfloat16")
 
@@ -87,11 +87,27 @@ class Config:
 
 # Keys that change neither the trajectory nor its evaluation: a resumed run may have other values.
 MAY_CHANGE_ON_RESUME = {
-    "micro_batch_size", "log_interval", "checkpoint_interval", "keep_checkpoints", "eval_interval", "out_dir", "resume",
-    "device", "compile", "dry_run", "wandb", "tensorboard", "keep_every", "verify_data", "on_nonfinite", "max_nonfinite", "timeout_seconds",
-    "parallel", "recompute_layers",
+    "micro_batch_size",
+    "log_interval",
+    "checkpoint_interval",
+    "keep_checkpoints",
+    "eval_interval",
+    "out_dir",
+    "resume",
+    "device",
+    "compile",
+    "dry_run",
+    "wandb",
+    "tensorboard",
+    "keep_every",
+    "verify_data",
+    "on_nonfinite",
+    "max_nonfinite",
+    "timeout_seconds",
+    "parallel",
+    "recompute_layers",
     "data",  # the data's digest is compared instead
-}  # fmt: skip
+}
 
 # Keys of `model` that earlier versions had, with the value that is now the only one: their run folders can still be read.
 RETIRED = {"qk_norm": True}
@@ -100,8 +116,18 @@ RETIRED = {"qk_norm": True}
 def check_config(config: Config) -> None:
     """Raise ConfigError for values that cannot run and fill in the run's name."""
     model_config(config.model)
-    positive = ("max_steps", "global_batch_size", "micro_batch_size", "eval_interval", "log_interval", "checkpoint_interval",
-                "keep_checkpoints", "learning_rate", "adam_epsilon", "timeout_seconds")  # fmt: skip
+    positive = (
+        "max_steps",
+        "global_batch_size",
+        "micro_batch_size",
+        "eval_interval",
+        "log_interval",
+        "checkpoint_interval",
+        "keep_checkpoints",
+        "learning_rate",
+        "adam_epsilon",
+        "timeout_seconds",
+    )
     for name in positive:
         if not getattr(config, name) > 0:
             raise ConfigError(f"{name}={getattr(config, name)}: must be positive")
@@ -125,17 +151,26 @@ def check_config(config: Config) -> None:
             raise ConfigError(f"{name}={value}: must be positive, or null for {what}")
     if config.warmup_steps > 0 and config.warmup_steps >= config.max_steps:
         raise ConfigError(
-            f"warmup_steps={config.warmup_steps} leaves nothing of max_steps={config.max_steps}; try warmup_steps={config.max_steps // 10}"
+            f"warmup_steps={config.warmup_steps} leaves nothing of max_steps={config.max_steps}; try "
+            f"warmup_steps={config.max_steps // 10}"
         )
     if config.parallel == "fsdp" and config.precision.matrices != "float32":
         raise ConfigError(
-            f"parallel=fsdp gathers a block's weights in one type; precision={config.precision.name} stores them in two: take bf16 or fp32"
+            f"parallel=fsdp gathers a block's weights in one type; precision={config.precision.name} "
+            "stores them in two: take bf16 or fp32"
         )
     if config.min_learning_rate > config.learning_rate:
         raise ConfigError(f"min_learning_rate={config.min_learning_rate} is above learning_rate={config.learning_rate}")
-    one_of = {"resume": ("auto", "must", "never"), "device": ("auto", "cpu", "cuda"), "wandb.mode": ("disabled", "offline", "online"),
-              "verify_data": ("fast", "full"), "on_nonfinite": ("stop", "skip", "rollback"), "parallel": ("ddp", "fsdp"),
-              "precision.matmul": (*DTYPES, "float8"), "precision.matrices": DTYPES}  # fmt: skip
+    one_of = {
+        "resume": ("auto", "must", "never"),
+        "device": ("auto", "cpu", "cuda"),
+        "wandb.mode": ("disabled", "offline", "online"),
+        "verify_data": ("fast", "full"),
+        "on_nonfinite": ("stop", "skip", "rollback"),
+        "parallel": ("ddp", "fsdp"),
+        "precision.matmul": (*DTYPES, "float8"),
+        "precision.matrices": DTYPES,
+    }
     for key, allowed in one_of.items():
         value = config
         for part in key.split("."):
@@ -156,12 +191,14 @@ def check_batch(config: Config, world_size: int) -> None:
         down = config.global_batch_size - rest
         choices = [n for n in (down, down + world_size) if n]
         raise ConfigError(
-            f"global_batch_size={config.global_batch_size} does not divide over {world_size} ranks; {' or '.join(map(str, choices))} would"
+            f"global_batch_size={config.global_batch_size} does not divide over {world_size} ranks; "
+            f"{' or '.join(map(str, choices))} would"
         )
     if per_rank % config.micro_batch_size:
         good = nearest_divisor(per_rank, config.micro_batch_size)
         raise ConfigError(
-            f"micro_batch_size={config.micro_batch_size} does not divide the {per_rank} sequences that each of {world_size} ranks has of "
+            f"micro_batch_size={config.micro_batch_size} does not divide the {per_rank} sequences that "
+            f"each of {world_size} ranks has of "
             f"global_batch_size={config.global_batch_size}; micro_batch_size={good} would"
         )
 
@@ -232,8 +269,11 @@ def load_config(path: Path) -> Config:
 def difference(old: Config, new: Config) -> list[str]:
     """List the keys, with both values, in which two configurations describe different trajectories."""
     a, b = flatten(asdict(old)), flatten(asdict(new))
-    return [f"{key}: {a.get(key)} -> {b.get(key)}" for key in sorted(a | b)
-            if a.get(key) != b.get(key) and key.split(".")[0] not in MAY_CHANGE_ON_RESUME]  # fmt: skip
+    return [
+        f"{key}: {a.get(key)} -> {b.get(key)}"
+        for key in sorted(a | b)
+        if a.get(key) != b.get(key) and key.split(".")[0] not in MAY_CHANGE_ON_RESUME
+    ]
 
 
 def flatten(node: dict[str, Any], prefix: str = "") -> dict[str, Any]:

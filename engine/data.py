@@ -60,9 +60,7 @@ def read_windows(token_file: TokenFile, windows: list[int], sequence_length: int
     return torch.from_numpy(np.stack(rows).astype(np.int64))
 
 
-def first_sample(
-    step: int, micro_step: int, global_batch_size: int, micro_batch_size: int, rank: int, world_size: int
-) -> int:
+def first_sample(step: int, micro_step: int, global_batch_size: int, micro_batch_size: int, rank: int, world_size: int) -> int:
     """Return the first sample of a rank's micro batch: in each micro step the ranks take neighbouring samples."""
     return step * global_batch_size + (micro_step * world_size + rank) * micro_batch_size
 
@@ -109,5 +107,6 @@ def check_split(path: Path, split: SplitInfo, sequence_length: int, vocab_size: 
         )
     if split.max_id >= vocab_size:
         raise DataError(
-            f"{path / split.file}: holds token id {split.max_id}, but model.vocab_size={vocab_size}; it must be larger than every id"
+            f"{path / split.file}: holds token id {split.max_id}, but model.vocab_size={vocab_size}; it "
+            "must be larger than every id"
         )

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from engine.entry import ConfigError
+from cli.entry import ConfigError
 
 
 @dataclass(frozen=True)
@@ -112,9 +112,7 @@ def start_ranks(device: str, timeout_seconds: float) -> Iterator[Ranks]:
         int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("LOCAL_RANK", 0), ("WORLD_SIZE", 1))
     )
     if use_cuda and local_rank >= torch.cuda.device_count():
-        raise ConfigError(
-            f"local rank {local_rank} has no GPU: there are {torch.cuda.device_count()}; lower --nproc_per_node"
-        )
+        raise ConfigError(f"local rank {local_rank} has no GPU: there are {torch.cuda.device_count()}; lower --nproc_per_node")
     torch_device = torch.device("cuda", local_rank) if use_cuda else torch.device("cpu")
     if use_cuda:
         torch.cuda.set_device(torch_device)

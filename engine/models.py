@@ -17,19 +17,19 @@ from typing import Any
 import torch
 from torch.func import functional_call
 
-import ablations.gpt_qknorm
-import ablations.ngpt_variants
+import arms.gpt_qknorm
+import arms.ngpt_variants
 import gpt.model
 import ngpt.model
+from cli.entry import ConfigError, to_dataclass
 from engine.distributed import gathered
-from engine.entry import ConfigError, to_dataclass
 from ngpt.normalization import Scale
 
 MODELS: dict[str, ModuleType] = {
     "gpt": gpt.model,
     "ngpt": ngpt.model,
-    "gpt_qknorm": ablations.gpt_qknorm,  # control arm
-    "ngpt_ablation": ablations.ngpt_variants,
+    "gpt_qknorm": arms.gpt_qknorm,  # control arm
+    "ngpt_ablation": arms.ngpt_variants,
 }
 LARGEST_CONTEXT = 1 << 20  # tokens; the rotary table grows with it, and is built before any checkpoint is read
 MODEL_SCHEMAS = tuple(module.Config for module in MODELS.values())
@@ -61,13 +61,9 @@ def model_config(node: dict[str, Any]) -> Any:
         raise ConfigError(f"model.sequence_length={config.sequence_length}: at most {LARGEST_CONTEXT:,}")
     if config.n_embd % config.n_head:
         good = nearest_divisor(config.n_embd, config.n_head)
-        raise ConfigError(
-            f"model.n_embd={config.n_embd} is not divisible by model.n_head={config.n_head}; n_head={good} would be"
-        )
+        raise ConfigError(f"model.n_embd={config.n_embd} is not divisible by model.n_head={config.n_head}; n_head={good} would be")
     if config.n_embd // config.n_head % 2:
-        raise ConfigError(
-            f"n_embd/n_head = {config.n_embd // config.n_head} is odd; rotary embedding needs an even head size"
-        )
+        raise ConfigError(f"n_embd/n_head = {config.n_embd // config.n_head} is odd; rotary embedding needs an even head size")
     return config
 
 

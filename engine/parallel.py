@@ -75,7 +75,7 @@ def take_from_rank_0(model: nn.Module, whole: nn.Module | None, ranks: Ranks) ->
     """Fill a sharded model's parameters and buffers, one at a time, with those of the whole model that rank 0 has."""
     source = dict(chain(whole.named_parameters(), whole.named_buffers())) if whole else {}
     for name, target in chain(model.named_parameters(), model.named_buffers()):
-        tensor = source[name].to(ranks.device) if whole else torch.empty(target.shape, dtype=target.dtype, device=ranks.device)  # fmt: skip
+        tensor = source[name].to(ranks.device) if whole else torch.empty(target.shape, dtype=target.dtype, device=ranks.device)
         dist.broadcast(tensor, src=0)
         target.copy_(shard_as(tensor, target))
 

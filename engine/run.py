@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from cli.entry import ConfigError
 from corpus.manifest import TOKENIZER_NAME, DataError, Manifest, read_manifest
 from corpus.token_file import TokenFile, open_token_file, token_byte_lengths, write_json_atomically
 from engine.accounting import count_parameters, flops_per_token
@@ -29,11 +30,10 @@ from engine.checkpoint import (
 from engine.config import Config, difference, load_config, save_config
 from engine.data import check_split
 from engine.distributed import Ranks
-from engine.entry import ConfigError
 from engine.evaluate import ValidationSet
 from engine.metrics import forget_after, read_json, write_status
 from engine.models import build_model
-from engine.run_lock import RunLock
+from runfolder.lock import RunLock
 
 
 @dataclass
@@ -59,19 +59,16 @@ def open_data(config: Config) -> RunData:
     manifest = read_manifest(folder)
     if manifest.tokenizer.name != config.data.tokenizer:
         raise DataError(
-            f"{folder}: made with the tokenizer {manifest.tokenizer.name}, but data.tokenizer={config.data.tokenizer}; prepare again or choose its data="
+            f"{folder}: made with the tokenizer {manifest.tokenizer.name}, but "
+            f"data.tokenizer={config.data.tokenizer}; prepare again or choose its data="
         )
     tokenizer_file = folder / TOKENIZER_NAME
     if not tokenizer_file.is_file() or sha256_of(tokenizer_file) != manifest.tokenizer.digest:
-        raise DataError(
-            f"{tokenizer_file}: missing or not the tokenizer that made the bins; prepare again with overwrite=true"
-        )
+        raise DataError(f"{tokenizer_file}: missing or not the tokenizer that made the bins; prepare again with overwrite=true")
     for split in manifest.splits.values():
         check_split(folder, split, length, config.model["vocab_size"])
     train, val = (open_token_file(folder, split, manifest) for split in ("train", "val"))
-    return RunData(
-        manifest, train, ValidationSet(val, token_byte_lengths(folder, manifest), length, config.eval_windows)
-    )
+    return RunData(manifest, train, ValidationSet(val, token_byte_lengths(folder, manifest), length, config.eval_windows))
 
 
 def open_run_folder(config: Config, data: RunData, lock: RunLock) -> Path | None:
@@ -87,9 +84,7 @@ def open_run_folder(config: Config, data: RunData, lock: RunLock) -> Path | None
     folder = config.run_dir
     is_new = not folder.exists()
     if is_new and config.resume == "must":
-        raise CheckpointError(
-            f"{folder}: resume=must, but there is no checkpoint: no such run; resume=auto would start it"
-        )
+        raise CheckpointError(f"{folder}: resume=must, but there is no checkpoint: no such run; resume=auto would start it")
     refuse_links(folder)
     lock.acquire(folder)
     if config.resume == "never" and not is_new:
@@ -106,7 +101,8 @@ def open_run_folder(config: Config, data: RunData, lock: RunLock) -> Path | None
         digest = recorded.get("digest") if isinstance(recorded, dict) else None
         if digest not in (None, data.manifest.data_digest):
             raise DataError(
-                f"{folder} was trained on other data ({str(digest)[:12]}) than {config.data.dir} holds ({data.manifest.data_digest[:12]}); choose another run_name"
+                f"{folder} was trained on other data ({str(digest)[:12]}) than {config.data.dir} holds "
+                f"({data.manifest.data_digest[:12]}); choose another run_name"
             )
     checkpoint = find_checkpoint(folder / "checkpoints")
     if checkpoint is None and config.resume == "must":
@@ -120,9 +116,7 @@ def refuse_links(folder: Path) -> None:
     """Raise ConfigError if a name in a run's folder leads elsewhere: what training writes would be written there."""
     for path in folder.iterdir() if folder.exists() else ():
         if path.is_symlink():
-            raise ConfigError(
-                f"{path}: a link, which training would write through; put the file or folder itself there"
-            )
+            raise ConfigError(f"{path}: a link, which training would write through; put the file or folder itself there")
 
 
 def write_run_folder(config: Config, ranks: Ranks, data: RunData, model: torch.nn.Module, step: int) -> dict[str, Any]:
@@ -147,9 +141,7 @@ def load_trained_model(folder: Path, step: int | None = None) -> tuple[Config, t
     if step is not None:
         steps = [checkpoint_step(path) for path in checkpoints]
         if step not in steps:
-            raise CheckpointError(
-                f"{folder}: no checkpoint of step {step}; there are: {', '.join(map(str, steps)) or 'none'}"
-            )
+            raise CheckpointError(f"{folder}: no checkpoint of step {step}; there are: {', '.join(map(str, steps)) or 'none'}")
         checkpoints = [checkpoints[steps.index(step)]]
     if not checkpoints:
         raise CheckpointError(f"{folder}: there is no checkpoint yet")
@@ -162,11 +154,7 @@ def load_trained_model(folder: Path, step: int | None = None) -> tuple[Config, t
 
 def describe_environment(config: Config, ranks: Ranks, data: RunData, model: torch.nn.Module) -> dict[str, Any]:
     """Return versions, commit, topology, sizes and data: what the configuration does not say."""
-    name = (
-        torch.cuda.get_device_name(ranks.device)
-        if ranks.device.type == "cuda"
-        else platform.processor() or platform.machine()
-    )
+    name = torch.cuda.get_device_name(ranks.device) if ranks.device.type == "cuda" else platform.processor() or platform.machine()
     return {
         "versions": {
             "python": platform.python_version(),
@@ -196,9 +184,7 @@ def current_commit() -> str | None:
     here = Path(__file__).resolve().parent
 
     def git(*words: str) -> str:
-        return subprocess.run(
-            ["git", *words], cwd=here, capture_output=True, text=True, timeout=10, check=True
-        ).stdout.strip()
+        return subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
 
     try:
         return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")

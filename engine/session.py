@@ -6,21 +6,21 @@ import sys
 from contextlib import closing
 from pathlib import Path
 
+from cli.entry import nearest
 from corpus.manifest import MANIFEST_NAME, DataError
 from corpus.token_file import verify_token_files
 from engine.accounting import describe_run, peak_flops
 from engine.config import Config, check_batch, check_config
 from engine.distributed import start_ranks
-from engine.entry import nearest
 from engine.interruption import Interruption, Preempted
 from engine.memory import estimate_memory
 from engine.metrics import MetricsLog, write_status
 from engine.models import build_model
 from engine.run import open_data, open_run_folder, write_run_folder
-from engine.run_lock import RunLock
 from engine.stability import Diverged
 from engine.terminal import describe_end, describe_start
 from engine.trainer import Trainer
+from runfolder.lock import RunLock
 
 
 def train(config: Config) -> None:
@@ -41,13 +41,9 @@ def train(config: Config) -> None:
         if trainer.state.step == config.max_steps and not trainer.state.evaluation_pending:
             if ranks.is_main_process:
                 write_status(config.run_dir, "done", trainer.state.step)  # a kill may have come just before it
-                print(
-                    f"{config.run_dir}: all {config.max_steps:,} steps are done; resume=never or another run_name trains again"
-                )
+                print(f"{config.run_dir}: all {config.max_steps:,} steps are done; resume=never or another run_name trains again")
             return
-        environment = ranks.on_main(
-            lambda: write_run_folder(config, ranks, data, trainer.raw_model, trainer.state.step)
-        )
+        environment = ranks.on_main(lambda: write_run_folder(config, ranks, data, trainer.raw_model, trainer.state.step))
         log = MetricsLog(config, trainer.state, ranks.is_main_process, environment)
         outcome, message = "failed", ""
         try:

@@ -68,8 +68,15 @@ class Terminal:
     def __init__(self, config: Config, eval_tokens: int, step: int, train_seconds: float):
         self.config, self.last_val = config, None
         self.time_left = TimeLeft(config, eval_tokens, step, train_seconds, time.monotonic())
-        self.bar = tqdm(total=config.max_steps, initial=step, disable=None, dynamic_ncols=True, leave=False, file=sys.stderr,
-                        bar_format="{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} {desc}")  # fmt: skip
+        self.bar = tqdm(
+            total=config.max_steps,
+            initial=step,
+            disable=None,
+            dynamic_ncols=True,
+            leave=False,
+            file=sys.stderr,
+            bar_format="{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} {desc}",
+        )
         self.has_bar = not self.bar.disable
         self.has_lines = not (self.has_bar and sys.stdout.isatty())
 
@@ -87,15 +94,29 @@ class Terminal:
         spike = f"SPIKE {record['train/spike']:.0f} deviations above the mean" if "train/spike" in record else ""
         if spike or self.has_lines:
             mfu = "" if record.get("train/mfu") is None else f"mfu {record['train/mfu']:.1%}"
-            parts = [position, f"loss {record['train/loss']:.4f}", f"lr {record['train/learning_rate']:.2e}",
-                     f"grad {record['train/grad_norm']:.2f}", f"{record['train/tokens_per_second']:,.0f} tok/s", mfu, spike, eta]  # fmt: skip
+            parts = [
+                position,
+                f"loss {record['train/loss']:.4f}",
+                f"lr {record['train/learning_rate']:.2e}",
+                f"grad {record['train/grad_norm']:.2f}",
+                f"{record['train/tokens_per_second']:,.0f} tok/s",
+                mfu,
+                spike,
+                eta,
+            ]
             self.print(" | ".join(filter(None, parts)))
         if self.has_bar:
             # What is cut off on a narrow terminal comes last.
             val = "" if self.last_val is None else f"val {self.last_val:.3f}"
             mfu = "" if record.get("train/mfu") is None else f"mfu {record['train/mfu']:.0%}"
-            parts = [eta, f"loss {record['train/loss']:.3f}", val, f"{short(record['train/tokens_per_second'])} tok/s", mfu,
-                     f"lr {record['train/learning_rate']:.1e}"]  # fmt: skip
+            parts = [
+                eta,
+                f"loss {record['train/loss']:.3f}",
+                val,
+                f"{short(record['train/tokens_per_second'])} tok/s",
+                mfu,
+                f"lr {record['train/learning_rate']:.1e}",
+            ]
             self.bar.set_description_str(" ".join(filter(None, parts)), refresh=False)
             self.bar.n = step
             self._write(self.bar.refresh)
@@ -123,9 +144,7 @@ class Terminal:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def describe_start(
-    config: Config, plan: dict[str, Any], environment: dict[str, Any], step: int, peak: float | None
-) -> list[str]:
+def describe_start(config: Config, plan: dict[str, Any], environment: dict[str, Any], step: int, peak: float | None) -> list[str]:
     """Return what a person wants to know before the first step, in six lines.
 
     Args:
@@ -145,16 +164,19 @@ def describe_start(
     wandb = [f"W&B {config.wandb.mode}"] if config.wandb.mode != "disabled" else []
     board = [f"tensorboard --logdir {config.out_dir}"] if config.tensorboard else []
     return [
-        f"model  {config.model['name']} {config.size}, context {config.model['sequence_length']:,}: {short(parameters['total'])} parameters, "
+        f"model  {config.model['name']} {config.size}, context {config.model['sequence_length']:,}: "
+        f"{short(parameters['total'])} parameters, "
         f"{short(parameters['non_embedding'])} without embeddings",
-        f"on     {ranks} x {device['name'] or device['type']}, {config.precision.name}, {'compiled' if compiles else 'not compiled'}; "
+        f"on     {ranks} x {device['name'] or device['type']}, {config.precision.name}, "
+        f"{'compiled' if compiles else 'not compiled'}; "
         f"micro batch {config.micro_batch_size} x {plan['gradient_accumulation_steps']} per rank and step",
-        f"data   {config.data.name} in {config.data.dir}: {short(plan['train_tokens'])} tokens, {short(environment['evaluation']['tokens'])} in a validation",
+        f"data   {config.data.name} in {config.data.dir}: {short(plan['train_tokens'])} tokens, "
+        f"{short(environment['evaluation']['tokens'])} in a validation",
         f"plan   {config.max_steps:,} steps of {plan['tokens_per_step']:,} tokens: {short(plan['tokens'])} tokens{epochs}, "
         f"{plan['flops']:.1e} FLOPs{guess}",
         f"writes {'; '.join([str(config.run_dir), *wandb, *board])}",
         f"begins {'at step 0' if step == 0 else f'where its checkpoint left it, at step {step:,}'}; the same command continues it",
-    ]  # fmt: skip
+    ]
 
 
 def describe_end(config: Config, train_seconds: float, val_loss: float | None) -> list[str]:

@@ -86,8 +86,15 @@ class WandbSink:
         # Every session writes its own folder, whole. The earlier ones would be uploaded as well: not under that name.
         for earlier in (config.run_dir / "wandb").glob(f"offline-run-*-{run_id}"):
             earlier.rename(earlier.with_name(f"superseded-{earlier.name}"))
-        self.run = wandb.init(project=config.wandb.project, name=config.run_name, mode=config.wandb.mode, id=run_id, resume="allow",
-                              dir=str(config.run_dir), config={**asdict(config), "environment": environment})  # fmt: skip
+        self.run = wandb.init(
+            project=config.wandb.project,
+            name=config.run_name,
+            mode=config.wandb.mode,
+            id=run_id,
+            resume="allow",
+            dir=str(config.run_dir),
+            config={**asdict(config), "environment": environment},
+        )
         self.run.define_metric("*", step_metric="tokens")
         self.first_step = self.run.step  # steps below it are on the server already; 0 when offline
         self.row: Record = {}
@@ -118,9 +125,7 @@ class WandbSink:
             self.summary["tokens_per_second"] = record["tokens"] / record["train_seconds"]
         if "val/loss" in record:
             self.summary["final_val_loss"] = record["val/loss"]
-            self.summary["best_val_loss"] = min(
-                record["val/loss"], self.summary.get("best_val_loss", record["val/loss"])
-            )
+            self.summary["best_val_loss"] = min(record["val/loss"], self.summary.get("best_val_loss", record["val/loss"]))
 
 
 class TensorBoardSink:
@@ -146,9 +151,7 @@ class TensorBoardSink:
         self.writer.close()
 
 
-def open_trackers(
-    config: Config, environment: dict[str, Any], wandb_id: str | None, records: list[Record]
-) -> list[Feed]:
+def open_trackers(config: Config, environment: dict[str, Any], wandb_id: str | None, records: list[Record]) -> list[Feed]:
     """Start the trackers that the configuration asks for."""
     feeds = []
     if config.wandb.mode != "disabled":

@@ -82,10 +82,14 @@ class Trainer:
         """Yield this rank's micro batches from the present step on."""
         config, ranks, skipped = self.config, self.ranks, self.state.skipped_batches
         return micro_batches(
-            self.windows, first_step=self.state.step + skipped, last_step=config.max_steps + skipped,
-            global_batch_size=config.global_batch_size, micro_batch_size=config.micro_batch_size,
-            rank=ranks.rank, world_size=ranks.world_size,
-        )  # fmt: skip
+            self.windows,
+            first_step=self.state.step + skipped,
+            last_step=config.max_steps + skipped,
+            global_batch_size=config.global_batch_size,
+            micro_batch_size=config.micro_batch_size,
+            rank=ranks.rank,
+            world_size=ranks.world_size,
+        )
 
     def run(self, log: MetricsLog, interruption: Interruption) -> None:
         """Train to max_steps. Validation and saving come before the step, so step counts what has been done."""
@@ -120,8 +124,14 @@ class Trainer:
 
     def validate(self, log: MetricsLog, interruption: Interruption) -> None:
         """Evaluate and log; a signal puts it off to the next session. Raise Diverged for a matrix off the sphere."""
-        values = evaluate(self.loss_of, self.data.validation, self.config.micro_batch_size, self.ranks, self.autocast,
-                          lambda: interruption.received is not None)  # fmt: skip
+        values = evaluate(
+            self.loss_of,
+            self.data.validation,
+            self.config.micro_batch_size,
+            self.ranks,
+            self.autocast,
+            lambda: interruption.received is not None,
+        )
         release_gathered(self.loss_of)
         self.state.evaluation_pending = values is None
         if values is None:
@@ -147,8 +157,13 @@ class Trainer:
         """
         config, ranks, state = self.config, self.ranks, self.state
         started = time.perf_counter()
-        learning_rate = learning_rate_at(state.step, max_steps=config.max_steps, peak=config.learning_rate,
-                                         minimum=config.min_learning_rate, warmup_steps=config.warmup_steps)  # fmt: skip
+        learning_rate = learning_rate_at(
+            state.step,
+            max_steps=config.max_steps,
+            peak=config.learning_rate,
+            minimum=config.min_learning_rate,
+            warmup_steps=config.warmup_steps,
+        )
         set_learning_rate(self.optimizer, learning_rate)
         accumulation_steps = config.global_batch_size // (config.micro_batch_size * ranks.world_size)
         losses = []  # of the micro batches, summed over tokens
@@ -206,8 +221,15 @@ class Trainer:
         windows = list(chain(*ranks.gather([self.windows.window_of(sample) for sample in samples])))
         what = f"step {failed_step + 1}: {numbers}"
         if ranks.is_main_process:
-            record_event(config.run_dir, failed_step + 1, "nonfinite", numbers=numbers, action=config.on_nonfinite,
-                         windows=windows or "all of the batch", batch=batch)  # fmt: skip
+            record_event(
+                config.run_dir,
+                failed_step + 1,
+                "nonfinite",
+                numbers=numbers,
+                action=config.on_nonfinite,
+                windows=windows or "all of the batch",
+                batch=batch,
+            )
         if config.on_nonfinite == "stop":
             raise Diverged(f"{what}; try a lower learning_rate than {config.learning_rate:g}, or on_nonfinite=skip")
         if events >= config.max_nonfinite:

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from cli.entry import ConfigError
 from corpus.manifest import TOKENIZER_NAME, DataError
 from corpus.tokenizer import Tokenizer, load_tokenizer
 from engine.checkpoint import checkpoint_step, list_checkpoints
-from engine.entry import ConfigError
 from engine.generate import context_start, generate
 from engine.run import load_trained_model
 from sampling.config import SampleConfig
@@ -107,9 +107,7 @@ def draw(run: TrainedRun, prompt: list[int], config: SampleConfig, speed: Speed)
             for _ in grow(run, prompt, batch, config, speed):
                 yield samples
         except torch.OutOfMemoryError:
-            raise ConfigError(
-                f"out of memory with {len(batch)} samples at a time; try a batch_size below {len(batch)}"
-            ) from None
+            raise ConfigError(f"out of memory with {len(batch)} samples at a time; try a batch_size below {len(batch)}") from None
         for sample in batch:
             if sample.finish_reason is None:
                 sample.finish("length")
@@ -121,9 +119,16 @@ def grow(run: TrainedRun, prompt: list[int], batch: list[Sample], config: Sample
     end = run.tokenizer.eot_token
     generators = [torch.Generator(run.device).manual_seed(seed_of(config.seed, sample.number)) for sample in batch]
     stream = generate(
-        run.model, torch.tensor([prompt], device=run.device), config.max_new_tokens, n_tokens=run.tokenizer.n_vocab,
-        temperature=config.temperature, top_k=config.top_k, top_p=config.top_p, generators=generators, end_token=end,
-    )  # fmt: skip
+        run.model,
+        torch.tensor([prompt], device=run.device),
+        config.max_new_tokens,
+        n_tokens=run.tokenizer.n_vocab,
+        temperature=config.temperature,
+        top_k=config.top_k,
+        top_p=config.top_p,
+        generators=generators,
+        end_token=end,
+    )
     is_first = True
     while True:
         started = time.perf_counter()

@@ -70,18 +70,25 @@ def write_json(run: TrainedRun, prompt: str, config: SampleConfig, speed: Speed)
         while done < len(samples) and samples[done].finish_reason:
             sample = samples[done]
             record = {
-                "run": str(run.folder), "model": run.arm, "step": run.step, "prompt": prompt, "completion": sample.text,
-                "prompt_tokens": len(tokens), "completion_tokens": sample.n_tokens, "finish_reason": sample.finish_reason,
-                "seed": config.seed, "sample": sample.number, "temperature": config.temperature, "top_k": config.top_k,
+                "run": str(run.folder),
+                "model": run.arm,
+                "step": run.step,
+                "prompt": prompt,
+                "completion": sample.text,
+                "prompt_tokens": len(tokens),
+                "completion_tokens": sample.n_tokens,
+                "finish_reason": sample.finish_reason,
+                "seed": config.seed,
+                "sample": sample.number,
+                "temperature": config.temperature,
+                "top_k": config.top_k,
                 "top_p": config.top_p,
-            }  # fmt: skip
+            }
             print(json.dumps(record), flush=True)
             done += 1
 
 
-def write_comparison(
-    runs: list[TrainedRun], prompt: str, config: SampleConfig, speeds: list[Speed], label: list[str]
-) -> None:
+def write_comparison(runs: list[TrainedRun], prompt: str, config: SampleConfig, speeds: list[Speed], label: list[str]) -> None:
     """Write every sample of the first run beside those of the others, or below each other where the terminal is narrow."""
     drawn = [[*draw(run, run.encode(prompt), config, speed)][-1] for run, speed in zip(runs, speeds, strict=True)]
     titles = [run.title for run in runs]

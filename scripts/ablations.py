@@ -12,9 +12,9 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 import argparse  # noqa: E402
 import os  # noqa: E402
 
-from analysis.ablation import AblationError, analyze_ablations  # noqa: E402
-from analysis.ablation_text import render_text, write_ablations  # noqa: E402
-from analysis.runs import RunFolderError, read_runs  # noqa: E402
+from lab.ablations.table import AblationError, analyze_ablations  # noqa: E402
+from lab.ablations.write import render_text, write_ablations  # noqa: E402
+from lab.runs import RunFolderError, read_runs  # noqa: E402
 
 
 def fail(message: object) -> int:
@@ -29,16 +29,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="ablations.py", description=__doc__.splitlines()[0])
     parser.add_argument("runs", nargs="+", metavar="RUN", help="a run folder; files among them are passed over")
     parser.add_argument("--out", type=Path, help="folder to write ablations.json and ablations.md to")
-    parser.add_argument(
-        "--base", metavar="NAME", help="a run of the base (default: what differs least from the others)"
-    )
+    parser.add_argument("--base", metavar="NAME", help="a run of the base (default: what differs least from the others)")
     arguments = parser.parse_args()
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="replace")
     try:
-        ablations = analyze_ablations(
-            read_runs([run for run in arguments.runs if not Path(run).is_file()]), arguments.base
-        )
+        ablations = analyze_ablations(read_runs([run for run in arguments.runs if not Path(run).is_file()]), arguments.base)
         written = write_ablations(ablations, arguments.out) if arguments.out else []
     except (RunFolderError, AblationError) as error:
         return fail(error)

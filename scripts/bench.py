@@ -17,7 +17,7 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from benchmark.command_line import main  # noqa: E402
+from lab.benchmark.command_line import main  # noqa: E402
 
 if __name__ == "__main__":
     if {"-h", "--help"} & set(sys.argv[1:]):

@@ -62,9 +62,7 @@ def run_tiktoken(paths: list[str], out: str) -> None:
     from corpus.tokenizer import make_tokenizer
 
     encoding = make_tokenizer("gpt2")
-    texts = [
-        text for path in paths for text in pyarrow.parquet.read_table(path, columns=["text"]).column(0).to_pylist()
-    ]
+    texts = [text for path in paths for text in pyarrow.parquet.read_table(path, columns=["text"]).column(0).to_pylist()]
     started = time.perf_counter()
     for start in range(0, len(texts), 4096):
         encoding.encode_ordinary_batch(texts[start : start + 4096], num_threads=CORES)
@@ -97,11 +95,7 @@ def family(pid: int) -> list[int]:
     """Return pid and all its descendants."""
     try:
         threads = os.listdir(f"/proc/{pid}/task")
-        children = [
-            int(child)
-            for thread in threads
-            for child in Path(f"/proc/{pid}/task/{thread}/children").read_text().split()
-        ]
+        children = [int(child) for thread in threads for child in Path(f"/proc/{pid}/task/{thread}/children").read_text().split()]
     except OSError:
         return []
     return [pid, *(member for child in children for member in family(child))]
@@ -141,10 +135,7 @@ def main() -> None:
             ),
         }
         tokens = sum(os.path.getsize(os.path.join(ours, f"{name}.bin")) // 2 for name in ("train", "val"))
-        same = all(
-            Path(ours, f"{name}.bin").read_bytes() == Path(theirs, f"{name}.bin").read_bytes()
-            for name in ("train", "val")
-        )
+        same = all(Path(ours, f"{name}.bin").read_bytes() == Path(theirs, f"{name}.bin").read_bytes() for name in ("train", "val"))
     print(f"{tokens:,} tokens on {CORES} cores; bins {'identical' if same else 'DIFFERENT'}")
     print(f"{'':18}{'seconds':>9}{'tokens/s':>13}{'ratio':>7}{'peak MiB':>10}")
     base = rows["nanoGPT's recipe"][0]

@@ -14,10 +14,10 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 import argparse  # noqa: E402
 import os  # noqa: E402
 
-from analysis.comparability import IncomparableError  # noqa: E402
-from analysis.groups import analyze_groups  # noqa: E402
-from analysis.overview import render_report_text  # noqa: E402
-from analysis.runs import RunFolderError, read_runs  # noqa: E402
+from lab.runs import RunFolderError, read_runs  # noqa: E402
+from lab.speedup.comparable import IncomparableError  # noqa: E402
+from lab.speedup.groups import analyze_groups  # noqa: E402
+from lab.speedup.overview import render_report_text  # noqa: E402
 
 
 def show(text: str, stream) -> None:
@@ -72,7 +72,7 @@ def main() -> int:
         show(f"compare.py: {error}", sys.stderr)
         return 2
     # Imported late: drawing loads matplotlib, and a refusal should come at once.
-    from analysis.report import write_report
+    from lab.speedup.write import write_report
 
     try:
         written = write_report(report, arguments.out)

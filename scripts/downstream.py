@@ -11,12 +11,12 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 from dataclasses import dataclass  # noqa: E402
 from typing import Optional  # noqa: E402
 
+from cli.entry import ConfigError  # noqa: E402
 from corpus.token_file import write_json_atomically  # noqa: E402
 from engine.distributed import start_ranks  # noqa: E402
-from engine.entry import ConfigError  # noqa: E402
-from evaluation.command_line import TIMEOUT_SECONDS, check_common, make_folder, run_script, split_list  # noqa: E402
-from evaluation.downstream import load_tasks, render, require_lm_eval, run_tasks  # noqa: E402
-from evaluation.trained_run import open_run  # noqa: E402
+from lab.evaluation.command_line import TIMEOUT_SECONDS, check_common, make_folder, run_script, split_list  # noqa: E402
+from lab.evaluation.downstream import load_tasks, render, require_lm_eval, run_tasks  # noqa: E402
+from lab.evaluation.trained_run import open_run  # noqa: E402
 
 
 @dataclass

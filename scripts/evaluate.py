@@ -12,12 +12,12 @@ import json  # noqa: E402
 from dataclasses import dataclass  # noqa: E402
 from typing import Optional  # noqa: E402
 
+from cli.entry import ConfigError  # noqa: E402
 from corpus.manifest import SPLITS  # noqa: E402
 from engine.distributed import start_ranks  # noqa: E402
-from engine.entry import ConfigError  # noqa: E402
-from evaluation.command_line import TIMEOUT_SECONDS, check_common, run_script  # noqa: E402
-from evaluation.perplexity import measure_perplexity  # noqa: E402
-from evaluation.trained_run import open_run  # noqa: E402
+from lab.evaluation.command_line import TIMEOUT_SECONDS, check_common, run_script  # noqa: E402
+from lab.evaluation.perplexity import measure_perplexity  # noqa: E402
+from lab.evaluation.trained_run import open_run  # noqa: E402
 
 
 @dataclass
@@ -42,14 +42,15 @@ def main(config: EvaluateConfig) -> None:
     with start_ranks(config.device, TIMEOUT_SECONDS) as ranks:
         run = open_run(Path(config.run), config.checkpoint, config.precision, ranks)
         data = Path(config.data) if config.data else None
-        result = measure_perplexity(run, ranks, data, config.split, config.sequence_length, config.windows, config.batch_size)  # fmt: skip
+        result = measure_perplexity(run, ranks, data, config.split, config.sequence_length, config.windows, config.batch_size)
         if ranks.is_main_process:
             show(result)
 
 
 def show(result: dict) -> None:
     line = (
-        f"{result['run']} at step {result['step']:,} on {result['data']} ({result['split']}, {result['tokens']:,} tokens, context "
+        f"{result['run']} at step {result['step']:,} on {result['data']} ({result['split']}, "
+        f"{result['tokens']:,} tokens, context "
         f"{result['sequence_length']}): {result['nats_per_token']:.4f} nats/token, perplexity {result['perplexity']:.3f}, "
         f"{result['bits_per_byte']:.4f} bits/byte"
     )

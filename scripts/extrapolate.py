@@ -11,14 +11,14 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 from dataclasses import dataclass  # noqa: E402
 from typing import Any, Optional  # noqa: E402
 
+from cli.entry import ConfigError  # noqa: E402
 from corpus.manifest import SPLITS  # noqa: E402
 from corpus.token_file import write_json_atomically  # noqa: E402
 from engine.distributed import start_ranks  # noqa: E402
-from engine.entry import ConfigError  # noqa: E402
-from evaluation.command_line import TIMEOUT_SECONDS, check_common, make_folder, run_script, split_list  # noqa: E402
-from evaluation.extrapolation import check_alike, check_multiples, extrapolate, render  # noqa: E402
-from evaluation.long_text import read_long_text  # noqa: E402
-from evaluation.trained_run import open_run  # noqa: E402
+from lab.evaluation.command_line import TIMEOUT_SECONDS, check_common, make_folder, run_script, split_list  # noqa: E402
+from lab.evaluation.extrapolation import check_alike, check_multiples, extrapolate, render  # noqa: E402
+from lab.evaluation.long_text import read_long_text  # noqa: E402
+from lab.evaluation.trained_run import open_run  # noqa: E402
 
 
 @dataclass
@@ -46,7 +46,9 @@ def main(config: ExtrapolateConfig) -> None:
         runs = [open_run(folder, None, config.precision, ranks) for folder in folders]
         check_alike(runs)
         span_tokens = config.multiples[-1] * runs[0].sequence_length
-        text = ranks.on_main(lambda: read_long_text(runs[0], config.data, config.split, config.text_column, span_tokens, config.max_tokens))  # fmt: skip
+        text = ranks.on_main(
+            lambda: read_long_text(runs[0], config.data, config.split, config.text_column, span_tokens, config.max_tokens)
+        )
         result = extrapolate(runs, ranks, text, config.multiples)
         if ranks.is_main_process:
             print(render(result))
@@ -55,7 +57,7 @@ def main(config: ExtrapolateConfig) -> None:
 
 def write(result: dict[str, Any], out: Path) -> list[Path]:
     # Imported late: matplotlib takes a second, and a refusal should come at once.
-    from evaluation.extrapolation_plot import draw_extrapolation
+    from lab.evaluation.extrapolation_plot import draw_extrapolation
 
     paths = [out / "extrapolation.json", out / "extrapolation.png"]
     write_json_atomically(paths[0], result)

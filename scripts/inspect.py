@@ -16,7 +16,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import os  # noqa: E402
 
-from engine.entry import ConfigError, fail, nearest  # noqa: E402
+from cli.entry import ConfigError, fail, nearest  # noqa: E402
 
 KEYS = ("run", "step", "out")
 
@@ -61,10 +61,10 @@ def main() -> int:
     try:
         folders, steps, out = parse(sys.argv[1:])
         # Imported late: torch and matplotlib take seconds, and a refusal should come at once.
-        from analysis.inspection_runs import inspect_runs
+        from lab.inspection.checkpoints import inspect_runs
 
         inspections = inspect_runs(folders, steps)
-        from analysis.inspection_page import list_numbers, write_inspection
+        from lab.inspection.write import list_numbers, write_inspection
 
         try:
             written = write_inspection(inspections, out)
@@ -76,8 +76,10 @@ def main() -> int:
         fail(error)
     header, rows = list_numbers(inspections)
     widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
-    lines = ["  ".join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))])
-             for row in (header, *rows)]  # fmt: skip
+    lines = [
+        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))])
+        for row in (header, *rows)
+    ]
     try:
         print("\n".join(lines) + "\n\nwrote " + ", ".join(map(str, written)), flush=True)
     except BrokenPipeError:  # the reader (head, less) has seen enough; the report is already written

@@ -34,10 +34,24 @@ from engine.checkpoint import CheckpointError, list_checkpoints, verify_checkpoi
 STEPS = 400
 # 2 layers, 32 channels: a step takes some milliseconds, so most of the time goes into starting Python.
 SETTINGS = [
-    "size=tiny", "model.n_layer=2", "model.n_head=2", "model.n_embd=32", "model.sequence_length=32", "data=docs", "precision=fp32",
-    "global_batch_size=8", "learning_rate=0.003", "warmup_steps=0", f"max_steps={STEPS}", "eval_interval=40", "eval_windows=40",
-    "log_interval=1", "checkpoint_interval=20", "keep_checkpoints=3", "device=cpu",
-]  # fmt: skip
+    "size=tiny",
+    "model.n_layer=2",
+    "model.n_head=2",
+    "model.n_embd=32",
+    "model.sequence_length=32",
+    "data=docs",
+    "precision=fp32",
+    "global_batch_size=8",
+    "learning_rate=0.003",
+    "warmup_steps=0",
+    f"max_steps={STEPS}",
+    "eval_interval=40",
+    "eval_windows=40",
+    "log_interval=1",
+    "checkpoint_interval=20",
+    "keep_checkpoints=3",
+    "device=cpu",
+]
 CASES = [("ngpt", 2), ("gpt", 1), ("gpt", 2), ("ngpt", 1)]  # arm, processes
 ASKING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 HANDLED = "--signals-to-handle=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1,SIGUSR2"
@@ -69,13 +83,25 @@ class Fault:
 def choose_fault(rng: random.Random, ranks: int) -> Fault:
     kind = rng.choices(("kill", "ask", "ask twice", "ask, then kill"), (4, 4, 1, 1))[0]
     first, second = rng.choice(ASKING), rng.choice(ASKING)
-    chosen = {"kill": (signal.SIGKILL,), "ask": (first,), "ask twice": (first, second), "ask, then kill": (first, signal.SIGKILL)}  # fmt: skip
+    chosen = {
+        "kill": (signal.SIGKILL,),
+        "ask": (first,),
+        "ask twice": (first, second),
+        "ask, then kill": (first, signal.SIGKILL),
+    }
     victim = rng.choice(("launcher", "rank", "all")) if ranks > 1 else "launcher"
     if victim == "all" and kind != "kill":
         victim = "launcher"
     moment = rng.choices(("start", "step", "save"), (1, 5, 3))[0]
-    return Fault(chosen[kind], victim, moment, rng.randint(1, 120), rng.choice((0, rng.random() * 0.02, rng.random() * 0.3)),
-                 rng.random() * 6, rng.random())  # fmt: skip
+    return Fault(
+        chosen[kind],
+        victim,
+        moment,
+        rng.randint(1, 120),
+        rng.choice((0, rng.random() * 0.02, rng.random() * 0.3)),
+        rng.random() * 6,
+        rng.random(),
+    )
 
 
 class Job:
@@ -89,9 +115,13 @@ class Job:
             launcher += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}", HANDLED]
         environment = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB", "TORCHELASTIC"))}
         self.process = subprocess.Popen(
-            [*launcher, str(ROOT / "train.py"), *arguments], cwd=ROOT, stdout=self.log.open("w"), stderr=subprocess.STDOUT,
-            env=environment | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}, start_new_session=True,
-        )  # fmt: skip
+            [*launcher, str(ROOT / "train.py"), *arguments],
+            cwd=ROOT,
+            stdout=self.log.open("w"),
+            stderr=subprocess.STDOUT,
+            env=environment | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"},
+            start_new_session=True,
+        )
         self.started = time.monotonic()
 
     def output(self) -> str:
@@ -129,8 +159,11 @@ class Job:
             if not self.is_running():
                 return number != fault.signals[0]
             below = sorted(self.below())
-            victims = {"launcher": [self.process.pid], "rank": below[int(fault.rank * len(below)) :][:1],
-                       "all": [self.process.pid, *below]}[fault.victim]  # fmt: skip
+            victims = {
+                "launcher": [self.process.pid],
+                "rank": below[int(fault.rank * len(below)) :][:1],
+                "all": [self.process.pid, *below],
+            }[fault.victim]
             for pid in victims or [self.process.pid]:
                 send(pid, number)
         return True
@@ -234,9 +267,7 @@ def differences(whole: Path, parts: Path) -> list[str]:
     return found
 
 
-def surprises(
-    fault: Fault | None, ranks: int, code: int | None, outlived: float, status: dict, output: str
-) -> list[str]:
+def surprises(fault: Fault | None, ranks: int, code: int | None, outlived: float, status: dict, output: str) -> list[str]:
     """Say what of a session's end the fault does not explain."""
     if code is None:
         return [f"no end within {SESSION_SECONDS} s"]
@@ -252,9 +283,7 @@ def surprises(
             allowed |= {-s for s in fault.signals[1:] if status.get("state") == "preempted"}
         if fault.kills:
             allowed |= {-signal.SIGKILL}
-        if (
-            not started or status.get("state") == "done"
-        ):  # before the handlers are there, or after they have done their work
+        if not started or status.get("state") == "done":  # before the handlers are there, or after they have done their work
             allowed |= {-s for s in fault.signals} | {128 + s for s in fault.signals}
         asked_once = started and len(fault.signals) == 1 and not fault.kills
         if asked_once and code != 0 and status.get("state") not in ("preempted", "done"):
@@ -279,8 +308,18 @@ class Soak:
         subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
 
     def start(self, name: str, arm: str, ranks: int) -> Job:
-        return Job(self.folder / name, [*SETTINGS, f"model={arm}", f"micro_batch_size={8 // ranks}", f"run_name={name}",
-                   f"data.dir={self.folder / 'docs'}", f"out_dir={self.folder}"], ranks)  # fmt: skip
+        return Job(
+            self.folder / name,
+            [
+                *SETTINGS,
+                f"model={arm}",
+                f"micro_batch_size={8 // ranks}",
+                f"run_name={name}",
+                f"data.dir={self.folder / 'docs'}",
+                f"out_dir={self.folder}",
+            ],
+            ranks,
+        )
 
     def undisturbed(self, arm: str, ranks: int) -> Path:
         """Return the folder of the run to compare with, trained at the first call."""
@@ -319,7 +358,7 @@ class Soak:
         if not found:
             shutil.rmtree(folder)
 
-    def record(self, number: int, session: int, ranks: int, fault: Fault | None, code: int | None, outlived: float, job: Job):  # fmt: skip
+    def record(self, number: int, session: int, ranks: int, fault: Fault | None, code: int | None, outlived: float, job: Job):
         try:
             status = json.loads((job.folder / "status.json").read_text())
         except (OSError, ValueError):
@@ -330,7 +369,10 @@ class Soak:
             self.count["signals"] += len([s for s in fault.signals if s != signal.SIGKILL])
             self.count[f"{'+'.join(s.name for s in fault.signals)} to {fault.victim}"] += 1
         self.longest_orphan = max(self.longest_orphan, outlived)
-        print(f"  {number}.{session}: {fault or 'undisturbed'}: exit code {code}, {status.get('state')} at step {status.get('step')}", flush=True)  # fmt: skip
+        print(
+            f"  {number}.{session}: {fault or 'undisturbed'}: exit code {code}, {status.get('state')} at step {status.get('step')}",
+            flush=True,
+        )
         for line in surprises(fault, ranks, code, outlived, status, job.output()):
             self.unexpected.append(f"run {number}, session {session} ({fault}): {line}")
             kept = self.folder / f"unexpected-{len(self.unexpected)}.log"
@@ -354,9 +396,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="soak.sh", description=__doc__.splitlines()[0])
     parser.add_argument("minutes", type=float)
     parser.add_argument("seed", type=int, nargs="?", default=0)
-    parser.add_argument(
-        "--folder", type=Path, help="where to work (default: a temporary folder, deleted after success)"
-    )
+    parser.add_argument("--folder", type=Path, help="where to work (default: a temporary folder, deleted after success)")
     options = parser.parse_args()
     folder = (options.folder or Path(tempfile.mkdtemp(prefix="soak-"))).resolve()
     folder.mkdir(parents=True, exist_ok=True)

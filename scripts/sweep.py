@@ -18,26 +18,34 @@ import shlex  # noqa: E402
 
 import torch  # noqa: E402
 
+from cli.entry import ConfigError, fail  # noqa: E402
 from engine.config import Config  # noqa: E402
-from engine.entry import ConfigError, fail  # noqa: E402
-from sweeps.check import check_data, compose_points, finished_state  # noqa: E402
-from sweeps.journal import Journal  # noqa: E402
-from sweeps.local import LocalSweep, Result, share_out  # noqa: E402
-from sweeps.outcome import last_line  # noqa: E402
-from sweeps.plan import Point, Sweep, read_sweep  # noqa: E402
-from sweeps.slurm import write_array  # noqa: E402
+from lab.sweeps.check import check_data, compose_points, finished_state  # noqa: E402
+from lab.sweeps.journal import Journal  # noqa: E402
+from lab.sweeps.local import LocalSweep, Result, share_out  # noqa: E402
+from lab.sweeps.outcome import last_line  # noqa: E402
+from lab.sweeps.plan import Point, Sweep, read_sweep  # noqa: E402
+from lab.sweeps.slurm import write_array  # noqa: E402
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="sweep.py", description=__doc__.splitlines()[0])
     parser.add_argument("file", type=Path, metavar="FILE", help="the sweep, for example sweeps/tiny.yaml")
-    parser.add_argument("--jobs", type=positive, metavar="N", help="points at a time (default: as many as the GPUs hold; 1 on a CPU)")  # fmt: skip
-    parser.add_argument("--nproc", type=positive, metavar="N", default=1, help="processes per point, each with a GPU of its own if there are any (default: 1)")  # fmt: skip
+    parser.add_argument(
+        "--jobs", type=positive, metavar="N", help="points at a time (default: as many as the GPUs hold; 1 on a CPU)"
+    )
+    parser.add_argument(
+        "--nproc",
+        type=positive,
+        metavar="N",
+        default=1,
+        help="processes per point, each with a GPU of its own if there are any (default: 1)",
+    )
     parser.add_argument("--devices", metavar="0,1,...", help="the GPUs to share out (default: all that are visible)")
-    parser.add_argument("--only", metavar="PATTERN", help="run the points whose names match, for example 'ngpt-*-seed1'")  # fmt: skip
+    parser.add_argument("--only", metavar="PATTERN", help="run the points whose names match, for example 'ngpt-*-seed1'")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--dry-run", action="store_true", help="print the commands of what is not finished, run nothing")
-    what.add_argument("--slurm", type=Path, metavar="FOLDER", help="write a Slurm array of what is not finished, run nothing")  # fmt: skip
+    what.add_argument("--slurm", type=Path, metavar="FOLDER", help="write a Slurm array of what is not finished, run nothing")
     return parser.parse_args()
 
 
@@ -90,7 +98,9 @@ def main() -> int:
     sweep = read_sweep(arguments.file)
     points = [p for p in sweep.points if fnmatch.fnmatchcase(p.name, arguments.only or "*")]
     if not points:
-        raise ConfigError(f"--only {arguments.only!r} matches none of {len(sweep.points)} points, for example {sweep.points[0].name}")  # fmt: skip
+        raise ConfigError(
+            f"--only {arguments.only!r} matches none of {len(sweep.points)} points, for example {sweep.points[0].name}"
+        )
     configs = compose_points(points, arguments.nproc)
 
     def finished() -> dict[str, str]:
@@ -112,7 +122,9 @@ def main() -> int:
     places = share_out(visible_devices(arguments.devices, list(configs.values())), arguments.jobs, arguments.nproc)
     check_data(configs.values())
     journal = Journal(sweep.out_dir)
-    local = LocalSweep(points, finished(), journal, places, arguments.nproc, lambda point: command_of(point, arguments.nproc, sys.executable))  # fmt: skip
+    local = LocalSweep(
+        points, finished(), journal, places, arguments.nproc, lambda point: command_of(point, arguments.nproc, sys.executable)
+    )
     result = local.run()
     if not result.unfinished:
         journal.write("finished", **{name: len(group) for name, group in vars(result).items()})

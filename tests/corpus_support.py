@@ -54,9 +54,7 @@ def write_shards(folder: Path, texts: list[str], shards: int = 3) -> str:
     """Write texts over several parquet files of several row groups and return the glob."""
     folder.mkdir(parents=True, exist_ok=True)
     for shard in range(shards):
-        write_parquet(
-            folder / f"{shard}.parquet", texts[shard * len(texts) // shards : (shard + 1) * len(texts) // shards]
-        )
+        write_parquet(folder / f"{shard}.parquet", texts[shard * len(texts) // shards : (shard + 1) * len(texts) // shards])
     return str(folder / "*.parquet")
 
 
@@ -64,9 +62,7 @@ def local_config(out: Path, files, **settings) -> PrepareConfig:
     """Return what the command would compose; val_fraction is large, since the corpora are small."""
     top = {key: settings.pop(key) for key in ("num_proc", "limit_documents", "overwrite") if key in settings}
     files_dir = settings.pop("tokenizer_files", None)
-    data = DataConfig(
-        **{"name": "local", "dir": str(out), "source": "files", "files": files, "val_fraction": 0.1, **settings}
-    )
+    data = DataConfig(**{"name": "local", "dir": str(out), "source": "files", "files": files, "val_fraction": 0.1, **settings})
     return PrepareConfig(data, TokenizerConfig(data.tokenizer, files_dir), **top)
 
 
@@ -78,9 +74,7 @@ def nanogpt_bins(files: list[str], cache: Path, val_fraction: float = 0.1) -> di
     dataset = datasets.load_dataset("parquet", data_files=files, split="train", cache_dir=str(cache))
     split = dataset.train_test_split(test_size=val_fraction, seed=2357, shuffle=True)
     split["val"] = split.pop("test")
-    tokenized = split.map(
-        lambda row: {"ids": [*encoding.encode_ordinary(row["text"]), EOT]}, remove_columns=dataset.column_names
-    )
+    tokenized = split.map(lambda row: {"ids": [*encoding.encode_ordinary(row["text"]), EOT]}, remove_columns=dataset.column_names)
     return {
         name: np.concatenate([np.array(ids, dtype=np.uint16) for ids in rows[:]["ids"]]).tobytes()
         for name, rows in tokenized.items()
@@ -93,9 +87,7 @@ def read_bins(folder: Path) -> dict[str, bytes]:
 
 def run_command(*arguments: str, before: str = "", **options) -> subprocess.CompletedProcess:
     """Run prepare_owt.py in a process of its own; before is Python that runs first, to inject a fault."""
-    return subprocess.run(
-        command(*arguments, before=before), capture_output=True, text=True, timeout=60, cwd=ROOT, **options
-    )
+    return subprocess.run(command(*arguments, before=before), capture_output=True, text=True, timeout=60, cwd=ROOT, **options)
 
 
 def command(*arguments: str, before: str = "") -> list[str]:

@@ -17,8 +17,8 @@ import engine.checkpoint_writer  # noqa: E402
 import engine.evaluate  # noqa: E402
 import engine.loss  # noqa: E402
 import engine.trainer  # noqa: E402
+from cli.entry import run_entry  # noqa: E402
 from engine.config import Config  # noqa: E402
-from engine.entry import run_entry  # noqa: E402
 from engine.session import train  # noqa: E402
 
 

@@ -7,9 +7,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 
 from corpus.huggingface_tokenizer import printable_bytes
 
-TEXT = Path(json.__file__).with_name("decoder.py").read_text(encoding="utf-8") + Path(json.__file__).read_text(
-    encoding="utf-8"
-)
+TEXT = Path(json.__file__).with_name("decoder.py").read_text(encoding="utf-8") + Path(json.__file__).read_text(encoding="utf-8")
 
 
 def sentencepiece_json(vocab_size: int = 700, text: str = TEXT) -> dict:
@@ -23,9 +21,7 @@ def sentencepiece_json(vocab_size: int = 700, text: str = TEXT) -> dict:
     byte_tokens = [f"<0x{value:02X}>" for value in range(256)]
     tokenizer.train_from_iterator(
         [text],
-        trainers.BpeTrainer(
-            vocab_size=vocab_size, special_tokens=["<unk>", "<s>", "</s>", *byte_tokens], show_progress=False
-        ),
+        trainers.BpeTrainer(vocab_size=vocab_size, special_tokens=["<unk>", "<s>", "</s>", *byte_tokens], show_progress=False),
     )
     raw = json.loads(tokenizer.to_str())
     raw["pre_tokenizer"] = None

@@ -13,18 +13,45 @@ SECONDS = 20  # a machine may be busy; what is at stake is hours
 MEMORY = 2 << 30  # bytes beyond what the process has already; what is at stake is more than the machine has
 
 # Derandomized: a fuzz test that fails now and then teaches people to run it again. Raise max_examples to search on.
-bounded = settings(
-    derandomize=True, deadline=None, database=None, max_examples=30, suppress_health_check=list(HealthCheck)
-)
+bounded = settings(derandomize=True, deadline=None, database=None, max_examples=30, suppress_health_check=list(HealthCheck))
 
-TEXTS = ["", "\x00", "a\nb", "../../victim", "/etc/passwd", "..", "\ud800", "${oc.env:HOME}", "!!python/name:os.system",
-         "é" * 200, "1e999", "-1", "nan", "<script>", "0" * 64]  # fmt: skip
-NUMBERS = [0, -1, 1, 2**31, 2**53 + 1, 2**63, 2**64, 10**18, 10**400, 0.5, -0.0, 1e308, 1e-320, float("nan"),
-           float("inf"), float("-inf")]  # fmt: skip
+TEXTS = [
+    "",
+    "\x00",
+    "a\nb",
+    "../../victim",
+    "/etc/passwd",
+    "..",
+    "\ud800",
+    "${oc.env:HOME}",
+    "!!python/name:os.system",
+    "é" * 200,
+    "1e999",
+    "-1",
+    "nan",
+    "<script>",
+    "0" * 64,
+]
+NUMBERS = [
+    0,
+    -1,
+    1,
+    2**31,
+    2**53 + 1,
+    2**63,
+    2**64,
+    10**18,
+    10**400,
+    0.5,
+    -0.0,
+    1e308,
+    1e-320,
+    float("nan"),
+    float("inf"),
+    float("-inf"),
+]
 leaves = st.none() | st.booleans() | st.sampled_from(NUMBERS) | st.sampled_from(TEXTS) | st.text(max_size=5)
-values = st.recursive(
-    leaves, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
-)
+values = st.recursive(leaves, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3))
 
 
 @st.composite
@@ -34,9 +61,7 @@ def mutations(draw, content: bytes) -> bytes:
     for _ in range(draw(st.integers(1, 3))):
         kind = draw(st.sampled_from(("cut", "flip", "replace", "repeat", "insert", "random")))
         start = draw(st.integers(0, max(len(content) - 1, 0)))
-        piece = draw(
-            st.binary(min_size=1, max_size=8) | st.sampled_from([b"\x00" * 8, b"\xff" * 8, b"[" * 5000, b'":{'])
-        )
+        piece = draw(st.binary(min_size=1, max_size=8) | st.sampled_from([b"\x00" * 8, b"\xff" * 8, b"[" * 5000, b'":{']))
         if kind == "cut":
             del content[start:]
         elif kind == "flip" and content:

@@ -18,8 +18,18 @@ TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2",
 
 
 def arguments(data: Path, run_dir: Path, *overrides: str) -> list[str]:
-    return [*SMALL, "micro_batch_size=4", f"max_steps={STEPS}", "eval_interval=50", "checkpoint_interval=20", "keep_checkpoints=3",
-            f"data.dir={data}", f"out_dir={run_dir.parent}", f"run_name={run_dir.name}", *overrides]  # fmt: skip
+    return [
+        *SMALL,
+        "micro_batch_size=4",
+        f"max_steps={STEPS}",
+        "eval_interval=50",
+        "checkpoint_interval=20",
+        "keep_checkpoints=3",
+        f"data.dir={data}",
+        f"out_dir={run_dir.parent}",
+        f"run_name={run_dir.name}",
+        *overrides,
+    ]
 
 
 def processes_of(run_dir: Path) -> list[int]:
@@ -60,8 +70,14 @@ class Job:
     def __init__(self, run_dir: Path, command: list[str], **changes: str):
         self.run_dir = run_dir
         self.log = run_dir.parent / f"{run_dir.name}-{time.monotonic_ns()}.log"
-        self.process = subprocess.Popen(command, cwd=ROOT, stdout=self.log.open("w"), stderr=subprocess.STDOUT,
-                                        env=environment(**changes), start_new_session=True)  # fmt: skip
+        self.process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            stdout=self.log.open("w"),
+            stderr=subprocess.STDOUT,
+            env=environment(**changes),
+            start_new_session=True,
+        )
 
     def __enter__(self) -> "Job":
         return self
@@ -79,9 +95,7 @@ class Job:
 
     def wait_for_steps(self, count: int) -> None:
         """Wait until this session has done so many steps."""
-        wait_until(
-            lambda: self.output.count("| loss ") >= count or self.process.poll() is not None, 120, f"{count} steps"
-        )
+        wait_until(lambda: self.output.count("| loss ") >= count or self.process.poll() is not None, 120, f"{count} steps")
         assert self.process.poll() is None, self.output[-3000:]
 
     def finish(self, seconds: float) -> int:

@@ -60,10 +60,7 @@ def gpt_logits(weights, tokens, n_layer, n_head, base=10000.0, eps=1e-6):
                 heads.append(attend(q, k, x @ w["attn.v_proj.weight"][part].T, 1 / math.sqrt(K)))
             h = h + torch.cat(heads, -1) @ w["attn.o_proj.weight"].T
             x = rms(h, w["mlp_norm.weight"])
-            h = (
-                h
-                + (x @ w["mlp.up_proj.weight"].T * silu(x @ w["mlp.gate_proj.weight"].T)) @ w["mlp.down_proj.weight"].T
-            )
+            h = h + (x @ w["mlp.up_proj.weight"].T * silu(x @ w["mlp.gate_proj.weight"].T)) @ w["mlp.down_proj.weight"].T
         out.append(rms(h, weights["norm.weight"]) @ weights["lm_head.weight"].T)
     return torch.stack(out)
 

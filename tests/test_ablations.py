@@ -16,16 +16,16 @@ from synthetic_runs import make_run
 from test_models import SHAPE, perturbed, unit_norm_deviation
 from training import ROOT, SMALL, command, environment, error_line, metrics, run, tensors
 
-from ablations.ngpt_variants import SMALLEST_ANGLE, slerp
-from analysis.ablation import AblationError, analyze_ablations
-from analysis.ablation_setting import PAPER
-from analysis.ablation_text import render_markdown, render_text
-from analysis.runs import RunFolderError, read_runs
+from arms.ngpt_variants import SMALLEST_ANGLE, slerp
+from cli.entry import CONFIG_DIR, ConfigError, to_dataclass
 from engine.config import Config, check_config
-from engine.entry import CONFIG_DIR, ConfigError, to_dataclass
 from engine.loss import NextTokenLoss
 from engine.models import MODELS, build_model, max_norm_deviation, model_config, scale_means
 from engine.session import train
+from lab.ablations.settings import PAPER
+from lab.ablations.table import AblationError, analyze_ablations
+from lab.ablations.write import render_markdown, render_text
+from lab.runs import RunFolderError, read_runs
 from ngpt.normalization import Scale, normalize
 
 FILES = ("ablations_tiny", "ablations_0.5b_1k", "decomposition_tiny", "decomposition_0.5b_1k")
@@ -76,9 +76,7 @@ def test_a_variant_starts_from_the_weights_of_its_base(name):
     for key in base.keys() & weights.keys() - {k for k in base if k.endswith(".stored")}:
         assert torch.equal(base[key], weights[key]), key
     extra = weights.keys() - base.keys()
-    assert extra == (
-        {f"blocks.{i}.attn.{n}_norm.weight" for i in (0, 1) for n in "qk"} if name == "gpt_qknorm" else set()
-    )
+    assert extra == ({f"blocks.{i}.attn.{n}_norm.weight" for i in (0, 1) for n in "qk"} if name == "gpt_qknorm" else set())
 
 
 def test_with_nothing_undone_the_variant_is_ngpt():
@@ -195,9 +193,7 @@ def test_a_scalar_scale_is_the_vector_with_equal_entries():
 def test_a_fixed_scale_learns_nothing_and_stays_at_its_initial_value():
     model = build(node("fixed", alpha_init=0.3, sz_init=2.0))
     assert all(p.dim() == 2 for p in model.parameters())
-    assert not [
-        key for key in model.state_dict() if "proj" not in key and "embedding" not in key and "lm_head" not in key
-    ]
+    assert not [key for key in model.state_dict() if "proj" not in key and "embedding" not in key and "lm_head" not in key]
     expected = {"sqk": 1.0, "su": 1.0, "sv": 1.0, "sz": 2.0, "attn_alpha": 0.3, "mlp_alpha": 0.3}
     assert scale_means(model) == pytest.approx(expected)
     base = build({"name": "ngpt", **SHAPE, "alpha_init": 0.3, "sz_init": 2.0})
@@ -207,8 +203,14 @@ def test_a_fixed_scale_learns_nothing_and_stays_at_its_initial_value():
 def test_scales_are_replaced_by_name_and_reported_under_it():
     model = build(node("ngpt_ablation", scalar=["alpha", "sz"], fixed=["su"]))
     kinds = {key.rpartition(".")[2]: type(m).__name__ for key, m in model.named_modules() if isinstance(m, Scale)}
-    assert kinds == {"attn_alpha": "ScalarScale", "mlp_alpha": "ScalarScale", "sz": "ScalarScale", "su": "FixedScale",
-                     "sqk": "Scale", "sv": "Scale"}  # fmt: skip
+    assert kinds == {
+        "attn_alpha": "ScalarScale",
+        "mlp_alpha": "ScalarScale",
+        "sz": "ScalarScale",
+        "su": "FixedScale",
+        "sqk": "Scale",
+        "sv": "Scale",
+    }
     with torch.no_grad():
         for block in model.blocks:
             block.attn_alpha.stored *= -3  # its absolute value is what is used
@@ -291,9 +293,7 @@ def test_slerp_of_opposite_vectors_is_finite(angle):
 def test_slerp_and_lerp_differ_as_they_must():
     """At a right angle SLERP goes the share alpha of it, LERP less: atan(alpha / (1 - alpha))."""
     h, target = torch.eye(2, dtype=torch.float64)
-    angles = [
-        torch.atan2(x[1], x[0]).item() for x in (slerp(h, target, torch.tensor(0.2)), normalize(h + 0.2 * (target - h)))
-    ]
+    angles = [torch.atan2(x[1], x[0]).item() for x in (slerp(h, target, torch.tensor(0.2)), normalize(h + 0.2 * (target - h)))]
     assert angles == pytest.approx([0.2 * math.pi / 2, math.atan(0.2 / 0.8)])
     model, base = variant("slerp"), variant("ngpt_ablation")
     assert not torch.allclose(model(TOKENS), base(TOKENS), atol=1e-3)
@@ -394,12 +394,7 @@ def test_every_arm_trains(name, label, docs, tmp_path):
     train(config)
     losses, folder = metrics(tmp_path / label, "train/loss"), tmp_path / label
     assert losses[12] < losses[1] - 0.1
-    scales = {
-        key
-        for line in (folder / "metrics.jsonl").read_text().splitlines()
-        for key in json.loads(line)
-        if "scale/" in key
-    }
+    scales = {key for line in (folder / "metrics.jsonl").read_text().splitlines() for key in json.loads(line) if "scale/" in key}
     assert len(scales) == (0 if label.startswith("gpt") else 6)
 
 
@@ -428,8 +423,9 @@ def test_a_resumed_variant_equals_the_uninterrupted_one_bit_for_bit(overrides, d
 
 @pytest.mark.slow
 def test_the_command_line_takes_lists_and_refuses_wrong_ones_in_one_line(docs, tmp_path):
-    plan = run("train.py", "experiment=quickstart", "model=ngpt_ablation", "model.scalar=[sqk,sz]", "dry_run=true",
-               f"data.dir={docs}")  # fmt: skip
+    plan = run(
+        "train.py", "experiment=quickstart", "model=ngpt_ablation", "model.scalar=[sqk,sz]", "dry_run=true", f"data.dir={docs}"
+    )
     assert json.loads(plan.stdout)["model"]["scalar"] == ["sqk", "sz"]
     done = run("train.py", "model=ngpt_ablation", "model.scalar=[suv]", "dry_run=true", code=2)
     assert error_line(done) == "error: model.scalar=[suv]: the learned scales are alpha, sqk, su, sv, sz"
@@ -449,7 +445,15 @@ def ablation_run(root, name, loss, seed=1, scales=None, lr=1e-3, **config):
         "residual",
         "normalize_matrices",
     }
-    folder = make_run(root, f"{name}-{lr:g}-seed{seed}", "ngpt_ablation" if is_variant else "ngpt", lr=lr, seed=seed, loss=loss, config=settings)  # fmt: skip
+    folder = make_run(
+        root,
+        f"{name}-{lr:g}-seed{seed}",
+        "ngpt_ablation" if is_variant else "ngpt",
+        lr=lr,
+        seed=seed,
+        loss=loss,
+        config=settings,
+    )
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     lines[-1] = json.dumps(json.loads(lines[-1]) | {f"scale/{k}": v for k, v in (scales or {}).items()})
     (folder / "metrics.jsonl").write_text("\n".join(lines) + "\n")
@@ -471,7 +475,7 @@ def sweep(tmp_path):
         ablation_run(tmp_path, "c", 2.1, 2, lr=2e-3, **{"model.sz_init": 32, "model.sz_scale": None}),
         ablation_run(tmp_path, "d", 2.1, 9, warmup_steps=20),
         ablation_run(tmp_path, "e", 2.3, 2, **{"model.residual": "slerp"}),
-    ]  # fmt: skip
+    ]
 
 
 def test_rows_are_paired_over_seeds_and_stand_beside_the_papers(sweep):
@@ -508,12 +512,17 @@ def test_where_the_base_is_a_row_of_the_paper_its_figures_are_restated(tmp_path)
     ]
     table, rows = rows_of(folders)
     assert table.rows[0].runs[0].startswith("zero")
-    assert any("sz_init=31.9" in note for note in table.notes) and any(
-        "alpha_init=0.25" in note for note in table.notes
-    )
+    assert any("sz_init=31.9" in note for note in table.notes) and any("alpha_init=0.25" in note for note in table.notes)
     percent = {name: row.paper and row.paper.delta_percent for name, row in rows.items()}
-    assert percent == {"zero": None, "one": round(100 / 1.0106 - 100, 2), "two": round(103.12 / 1.0106 - 100, 2),
-                       "three": round(101.66 / 1.0106 - 100, 2), "four": 0.11, "five": None, "six": 1.94}  # fmt: skip
+    assert percent == {
+        "zero": None,
+        "one": round(100 / 1.0106 - 100, 2),
+        "two": round(103.12 / 1.0106 - 100, 2),
+        "three": round(101.66 / 1.0106 - 100, 2),
+        "four": 0.11,
+        "five": None,
+        "six": 1.94,
+    }
     assert rows_of(folders, base="four-0.001-seed1")[0].rows[0].runs == ("four-0.001-seed1",)
     with pytest.raises(AblationError, match="base nine"):
         rows_of(folders, base="nine")
@@ -543,9 +552,7 @@ def test_diverged_unfinished_foreign_and_repeated_runs(sweep, tmp_path):
 
 
 def script(*arguments, code=0):
-    done = subprocess.run(
-        command("scripts/ablations.py", *map(str, arguments)), env=environment(), capture_output=True, text=True
-    )
+    done = subprocess.run(command("scripts/ablations.py", *map(str, arguments)), env=environment(), capture_output=True, text=True)
     assert done.returncode == code and "Traceback" not in done.stderr, done.stderr
     return done
 
@@ -561,9 +568,7 @@ def test_the_command_prints_and_writes(sweep, tmp_path):
     assert data["format"] == 1 and len(data["tables"][0]["rows"]) == 7
     page = (tmp_path / "report/ablations.md").read_text()
     lines = [line for line in page.splitlines() if line.startswith("|")]
-    assert (
-        len(lines) == 2 + 7 and len({line.replace("\\|", "").count("|") for line in lines}) == 1 and "\x1b" not in page
-    )
+    assert len(lines) == 2 + 7 and len({line.replace("\\|", "").count("|") for line in lines}) == 1 and "\x1b" not in page
     assert page == render_markdown(analyze_ablations(read_runs([*sweep, hostile])))
     assert "no such run folder" in error_line(script(tmp_path / "none", code=2))
     assert "cannot write" in error_line(script(*sweep, "--out", tmp_path / "note.txt", code=2))

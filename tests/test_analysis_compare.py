@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 from synthetic_runs import make_ladders, make_run
 
-from analysis.comparability import IncomparableError
-from analysis.comparison import analyze_runs
-from analysis.groups import analyze_groups
-from analysis.record import to_mapping
-from analysis.report import render_page, write_report
-from analysis.runs import read_runs
-from analysis.tables import render_text
+from lab.runs import read_runs
+from lab.speedup.comparable import IncomparableError
+from lab.speedup.groups import analyze_groups
+from lab.speedup.record import to_mapping
+from lab.speedup.report import analyze_runs
+from lab.speedup.tables import render_text
+from lab.speedup.write import render_page, write_report
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -107,9 +107,7 @@ def test_regression_is_said_and_the_running_minimum_used(tmp_path):
         make_run(tmp_path, f"gpt-{steps}", steps=steps, loss=loss)
         for steps, loss in ((100, 1.8), (200, 1.6), (400, 1.65), (800, 1.5))
     ]
-    folders += [
-        make_run(tmp_path, f"ngpt-{steps}", "ngpt", steps, loss=loss) for steps, loss in ((100, 1.6), (200, 1.4))
-    ]
+    folders += [make_run(tmp_path, f"ngpt-{steps}", "ngpt", steps, loss=loss) for steps, loss in ((100, 1.6), (200, 1.4))]
     analysis = analyze(folders)
     assert any("more tokens gave no lower loss" in warning for warning in analysis.warnings)
     row = next(row for row in analysis.comparisons[0].token_rows if row.loss == 1.6 and row.at_arm == "ngpt")
@@ -189,9 +187,7 @@ def test_one_arm_and_no_common_budget_say_what_is_missing(tmp_path):
     apart = analyze([make_run(tmp_path, "gpt-b", steps=100), make_run(tmp_path, "ngpt-b", "ngpt", steps=200)])
     assert any("no budget in common" in warning for warning in apart.warnings)
     for name in ("gpt-a", "gpt-b"):
-        write_report(
-            report_on([tmp_path / name, *([tmp_path / "ngpt-b"] if name == "gpt-b" else [])]), tmp_path / "out"
-        )
+        write_report(report_on([tmp_path / name, *([tmp_path / "ngpt-b"] if name == "gpt-b" else [])]), tmp_path / "out")
 
 
 def test_seeds_give_errors_and_an_interval(tmp_path):
@@ -255,7 +251,7 @@ def test_command_line(tmp_path):
 
 
 def test_analysis_does_not_load_torch(tmp_path):
-    code = "import sys, analysis.report; sys.exit('torch' in sys.modules)"
+    code = "import sys, lab.speedup.write; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from synthetic_runs import TOKENS_PER_STEP, final_loss, make_run
 
-from analysis.comparability import IncomparableError
-from analysis.decomposition import measure_parts
-from analysis.groups import analyze_groups
-from analysis.ladder import Endpoint, build_ladder
-from analysis.overview import render_report_text
-from analysis.report import write_report
-from analysis.runs import read_runs
+from lab.runs import read_runs
+from lab.speedup.comparable import IncomparableError
+from lab.speedup.decomposition import measure_parts
+from lab.speedup.groups import analyze_groups
+from lab.speedup.ladder import Endpoint, build_ladder
+from lab.speedup.overview import render_report_text
+from lab.speedup.write import write_report
 
 # Arm: model, precision, token advantage over GPT with fp32 weights, learning rates run, best one.
 ARMS = {
@@ -41,9 +41,7 @@ def make_losses(generator, arms=tuple(ARMS), seeds=(1,), noise=0.0, budgets=BUDG
             for seed in seeds:
                 for rate in rates:
                     worth = advantage * UNTUNED ** (math.log2(rate / best) ** 2)
-                    losses[arm, steps, seed, rate] = (
-                        final_loss(steps * TOKENS_PER_STEP, worth) + noise * generator.normal()
-                    )
+                    losses[arm, steps, seed, rate] = final_loss(steps * TOKENS_PER_STEP, worth) + noise * generator.normal()
     return losses
 
 
@@ -86,8 +84,7 @@ def test_the_interval_of_each_part_covers_the_truth_in_ninety_of_a_hundred_draws
     for _ in range(100):
         losses = make_losses(generator, list(ARMS)[:4], (1, 2, 3), noise=0.003, budgets=(100, 400, 1600))
         endpoints = [
-            Endpoint("", arm, steps * TOKENS_PER_STEP, steps, rate, seed, loss)
-            for (arm, steps, seed, rate), loss in losses.items()
+            Endpoint("", arm, steps * TOKENS_PER_STEP, steps, rate, seed, loss) for (arm, steps, seed, rate), loss in losses.items()
         ]
         ladders = {roles.get(arm, arm): build_ladder(arm, endpoints) for arm in list(ARMS)[:4]}
         ratios = measure_parts(ladders, None)[0]
@@ -109,9 +106,7 @@ def test_the_untuned_rate_can_be_given(tmp_path):
 def test_a_missing_arm_joins_its_parts_and_is_named(tmp_path):
     parts = decompose(make_arms(tmp_path, arms=("gpt", "gpt_bf16_weights", "ngpt")))
     last = parts.rows[-2]
-    assert last.part_words == "QK normalization and the rest of nGPT" and last.part.value == pytest.approx(
-        1.9, rel=0.05
-    )
+    assert last.part_words == "QK normalization and the rest of nGPT" and last.part.value == pytest.approx(1.9, rel=0.05)
     assert any("no finished runs of: GPT + QK-norm" in note for note in parts.notes)
 
 
@@ -137,9 +132,7 @@ def test_a_loss_below_the_smallest_budget_gives_bounds(tmp_path):
 def test_command_line_prints_the_parts_and_draws_them(tmp_path):
     folders = make_arms(tmp_path / "runs", seeds=(1, 2), noise=0.0005, budgets=(100, 400, 1600))
     script = Path(__file__).resolve().parents[1] / "scripts" / "compare.py"
-    done = subprocess.run(
-        [sys.executable, script, *folders, "--decompose"], capture_output=True, text=True, cwd=tmp_path
-    )
+    done = subprocess.run([sys.executable, script, *folders, "--decompose"], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert re.search(r"nGPT's speedup over GPT, bf16-stored matrices, untuned rate: [34]\.\d\dx", done.stdout)
     assert max(map(len, done.stdout.splitlines())) <= 100

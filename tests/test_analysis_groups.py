@@ -10,7 +10,11 @@ from pathlib import Path
 import pytest
 from synthetic_runs import final_loss, make_ladders, make_run
 
-from analysis.anchors import (
+from lab.runs import read_run, read_runs
+from lab.speedup.comparable import IncomparableError
+from lab.speedup.groups import analyze_groups, summarize
+from lab.speedup.overview import render_report_text
+from lab.speedup.published import (
     VOCABULARIES,
     describe_setting,
     find_anchors,
@@ -18,11 +22,7 @@ from analysis.anchors import (
     list_published_speedups,
     read_published,
 )
-from analysis.comparability import IncomparableError
-from analysis.groups import analyze_groups, summarize
-from analysis.overview import render_report_text
-from analysis.report import write_report
-from analysis.runs import read_run, read_runs
+from lab.speedup.write import write_report
 
 BIG = {
     "model.n_layer": 24,
@@ -62,9 +62,7 @@ def test_every_setting_gets_a_section_with_its_own_speedup(tmp_path):
     folders += make_pair(tmp_path, "4k", 1.9, longer, change(TEXT, evaluation__digest="owt-val-4k"))
     folders += make_ladders(tmp_path, 1.2, budgets=(100, 200, 400))
     report = analyze_groups(read_runs(folders))
-    found = {
-        (section.size, section.setting.context): section.comparison.token_headline.ratio for section in report.sections
-    }
+    found = {(section.size, section.setting.context): section.comparison.token_headline.ratio for section in report.sections}
     assert found == {
         ("tiny", 128): pytest.approx(1.2, rel=0.02),
         ("0.5b", 1024): pytest.approx(1.5, rel=0.02),
@@ -83,9 +81,7 @@ def test_every_setting_gets_a_section_with_its_own_speedup(tmp_path):
 
 def test_within_a_setting_different_validation_text_is_still_refused(tmp_path):
     folders = make_pair(tmp_path, "1k", 1.5, BIG, TEXT) + make_ladders(tmp_path, 1.2, budgets=(100, 200))
-    other = make_run(
-        tmp_path, "other", "ngpt", 200, config=BIG, environment=change(TEXT, evaluation__digest="other-val")
-    )
+    other = make_run(tmp_path, "other", "ngpt", 200, config=BIG, environment=change(TEXT, evaluation__digest="other-val"))
     with pytest.raises(IncomparableError, match="0.5b at context 1k.*\n.*evaluation digest"):
         analyze_groups(read_runs([*folders, other]))
 

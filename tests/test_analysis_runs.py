@@ -3,7 +3,7 @@
 import pytest
 from synthetic_runs import final_loss, make_run
 
-from analysis.runs import RunFolderError, read_run, read_runs
+from lab.runs import RunFolderError, read_run, read_runs
 
 
 def test_a_line_being_written_is_tolerated(tmp_path):

@@ -6,21 +6,20 @@ import numpy as np
 import pytest
 from synthetic_runs import TOKENS_PER_STEP, final_loss, make_ladders, make_losses, make_run
 
-from analysis.bootstrap import resample_seeds
-from analysis.comparison import analyze_runs
-from analysis.ladder import Curve, Endpoint, build_ladder
-from analysis.runs import read_runs
-from analysis.significance import compare_means, student_quantile, student_tail
-from analysis.speedup import compare_ladders
-from analysis.tables import render_text
+from lab.runs import read_runs
+from lab.speedup.ladder import Curve, Endpoint, build_ladder
+from lab.speedup.report import analyze_runs
+from lab.speedup.seeds import resample_seeds
+from lab.speedup.significance import compare_means, student_quantile, student_tail
+from lab.speedup.speedup import compare_ladders
+from lab.speedup.tables import render_text
 
 RATES = (1.5e-3, 3e-3, 6e-3)
 
 
 def list_endpoints(losses):
     return [
-        Endpoint("", model, steps * TOKENS_PER_STEP, steps, rate, seed, loss)
-        for (model, steps, seed, rate), loss in losses.items()
+        Endpoint("", model, steps * TOKENS_PER_STEP, steps, rate, seed, loss) for (model, steps, seed, rate), loss in losses.items()
     ]
 
 
@@ -137,9 +136,7 @@ def test_p_values_of_equal_arms_are_small_as_often_as_they_should_be():
 
 def test_the_gap_table_says_which_test_it_was(tmp_path):
     text = render_text(analyze_runs(read_runs(make_ladders(tmp_path, 1.8, seeds=(0, 1, 2), noise=0.004))))
-    assert (
-        "3/3 paired" in text and "3 of 3" in text and "on differences seed by seed (paired)" in " ".join(text.split())
-    )
+    assert "3/3 paired" in text and "3 of 3" in text and "on differences seed by seed (paired)" in " ".join(text.split())
 
 
 def test_the_curve_between_budgets_is_monotone_and_close_to_a_power_law():

@@ -6,8 +6,8 @@ import re
 import pytest
 from training import ROOT, SMALL, composed, error_line, run
 
+from cli.entry import ConfigError
 from engine.config import check_batch, difference, load_config, save_config
-from engine.entry import ConfigError
 from engine.models import build_model
 
 EXPERIMENTS = sorted(path.stem for path in (ROOT / "configs/experiment").glob("*.yaml"))
@@ -31,9 +31,7 @@ def test_every_shipped_choice_composes_validates_and_builds(model, choice):
 
 
 def test_the_paper_experiments_are_there_and_say_command_and_expectation():
-    assert (
-        sorted(["quickstart", *(f"paper_{s}_{c}" for s in ("0.5b", "1b") for c in ("1k", "4k", "8k"))]) == EXPERIMENTS
-    )
+    assert sorted(["quickstart", *(f"paper_{s}_{c}" for s in ("0.5b", "1b") for c in ("1k", "4k", "8k"))]) == EXPERIMENTS
     for name in EXPERIMENTS:
         package, command, expectation = (ROOT / f"configs/experiment/{name}.yaml").read_text().splitlines()[:3]
         assert package == "# @package _global_" and f"train.py experiment={name} " in command and len(expectation) > 40
@@ -58,7 +56,10 @@ def test_a_saved_configuration_comes_back_whole(tmp_path):
     assert load_config(tmp_path / "config.yaml") == config
     assert difference(config, composed("experiment=quickstart", "model=ngpt", "eval_interval=7", "device=cpu")) == []
     changed = difference(config, composed("experiment=quickstart", "model=ngpt", "beta2=0.9", "model.alpha_init=0.1"))
-    assert changed == ["beta2: 0.95 -> 0.9", "model.alpha_init: 0.25 -> 0.1", ]  # fmt: skip
+    assert changed == [
+        "beta2: 0.95 -> 0.9",
+        "model.alpha_init: 0.25 -> 0.1",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -43,9 +43,7 @@ def shards(tmp_path_factory):
 
 
 def foreign_config(out, files, tokenizer_file, **settings):
-    return local_config(
-        out, files, **{"tokenizer": "own", "tokenizer_files": tokenizer_file, "vocab_size": 704, **settings}
-    )
+    return local_config(out, files, **{"tokenizer": "own", "tokenizer_files": tokenizer_file, "vocab_size": 704, **settings})
 
 
 def reference_bins(raw: dict, eos: int) -> dict[str, bytes]:
@@ -54,9 +52,7 @@ def reference_bins(raw: dict, eos: int) -> dict[str, bytes]:
     library.encode_special_tokens = True
     ids = [[*library.encode(text, add_special_tokens=False).ids, eos] for text in TEXTS]
     orders = split_order(len(TEXTS), 0.1, 2357)
-    return {
-        name: np.concatenate([ids[index] for index in order]).astype("<u2").tobytes() for name, order in orders.items()
-    }
+    return {name: np.concatenate([ids[index] for index in order]).astype("<u2").tobytes() for name, order in orders.items()}
 
 
 def test_bins_are_the_librarys_with_any_number_of_workers(tmp_path, raw, kind, shards, monkeypatch):
@@ -121,8 +117,14 @@ def test_special_tokens_in_a_text_are_text(tmp_path, raw, kind):
 def test_what_would_change_documents_is_left_out(tmp_path, raw):
     altered = {**raw, "model": {**raw["model"], "dropout": 0.9}}
     altered["truncation"] = {"direction": "Right", "max_length": 3, "strategy": "LongestFirst", "stride": 0}
-    altered["padding"] = {"strategy": {"Fixed": 50}, "direction": "Right", "pad_to_multiple_of": None, "pad_id": 0,
-                          "pad_type_id": 0, "pad_token": "<pad>"}  # fmt: skip
+    altered["padding"] = {
+        "strategy": {"Fixed": 50},
+        "direction": "Right",
+        "pad_to_multiple_of": None,
+        "pad_id": 0,
+        "pad_type_id": 0,
+        "pad_token": "<pad>",
+    }
     text = "def the_decoder(self): pass"
     assert HuggingFaceTokenizer("a", json.dumps(altered)).encode_ordinary(text) == (
         HuggingFaceTokenizer("b", json.dumps(raw)).encode_ordinary(text)
@@ -223,8 +225,16 @@ def test_documents_that_normalization_alters_are_counted_and_told(tmp_path, raws
 def test_killed_midway_and_run_again_is_byte_identical(tmp_path, raws, shards):
     raw = raws["sentencepiece"]
     file = write(tmp_path / "tokenizer.json", raw)
-    overrides = ["data=local", f"data.files='{shards}'", f"data.dir={tmp_path / 'data'}", "data.val_fraction=0.1",
-                 "data.tokenizer=own", "data.vocab_size=704", f"tokenizer.files={file}", "num_proc=2"]  # fmt: skip
+    overrides = [
+        "data=local",
+        f"data.files='{shards}'",
+        f"data.dir={tmp_path / 'data'}",
+        "data.val_fraction=0.1",
+        "data.tokenizer=own",
+        "data.vocab_size=704",
+        f"tokenizer.files={file}",
+        "num_proc=2",
+    ]
     fault = """
 import corpus.parallel, corpus.prepare, corpus.bin_writer, os, signal
 corpus.parallel.CHUNK_BYTES, corpus.prepare.SECONDS_BETWEEN_RECORDS = 4000, 0
@@ -254,8 +264,17 @@ def test_more_than_65536_tokens_from_text_to_sample(tmp_path, shards):
     assert manifest.dtype == "uint32" and manifest.splits["train"].max_id == manifest.tokenizer.eot_id == 65792
     assert os.path.getsize(tmp_path / "data" / "train.bin") == 4 * manifest.splits["train"].tokens
     small = [part for part in SMALL if part != "data=docs"]
-    overrides = [*small, *data, "model=gpt", "max_steps=2", "eval_interval=1", "eval_windows=2", "checkpoint_interval=1",
-                 f"out_dir={tmp_path / 'runs'}", "run_name=large"]  # fmt: skip
+    overrides = [
+        *small,
+        *data,
+        "model=gpt",
+        "max_steps=2",
+        "eval_interval=1",
+        "eval_windows=2",
+        "checkpoint_interval=1",
+        f"out_dir={tmp_path / 'runs'}",
+        "run_name=large",
+    ]
     run("train.py", *overrides)
     folder = tmp_path / "runs" / "large"
     losses = metrics(folder, "val/loss")

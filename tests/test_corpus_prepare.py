@@ -35,7 +35,8 @@ from corpus.tokenizer import load_tokenizer
 TEXTS = make_texts(200)
 FINAL = ["manifest.json", "token_bytes.bin", "tokenizer.json", "train.bin", "val.bin"]
 # Small chunks and a record after each, so that a fault can fall between two of many.
-FINE = "import corpus.parallel, corpus.prepare, corpus.bin_writer, os, signal\ncorpus.parallel.CHUNK_BYTES = 4000\ncorpus.prepare.SECONDS_BETWEEN_RECORDS = 0\n"
+FINE = "import corpus.parallel, corpus.prepare, corpus.bin_writer, os, signal\n"
+FINE += "corpus.parallel.CHUNK_BYTES = 4000\ncorpus.prepare.SECONDS_BETWEEN_RECORDS = 0\n"
 
 
 @pytest.fixture(scope="module")
@@ -65,9 +66,7 @@ def test_split_is_the_librarys(count, fraction):
     import datasets
 
     ours = split_order(count, fraction, 2357)
-    theirs = datasets.Dataset.from_dict({"row": range(count)}).train_test_split(
-        test_size=fraction, seed=2357, shuffle=True
-    )
+    theirs = datasets.Dataset.from_dict({"row": range(count)}).train_test_split(test_size=fraction, seed=2357, shuffle=True)
     assert ours["train"].tolist() == theirs["train"][:]["row"] and ours["val"].tolist() == theirs["test"][:]["row"]
 
 
@@ -162,14 +161,12 @@ corpus.bin_writer.BinWriter.append = append
     assert killed.returncode == -signal.SIGKILL
     assert not set(FINAL) & set(names(tmp_path)) - {"tokenizer.json"} and "train.bin.partial" in names(tmp_path)
     wait_until_gone(map(int, killed.stdout.split()))
-    recorded = (
-        json.loads((tmp_path / "progress.json.partial").read_bytes())["splits"]["train"]["documents"] if chunks else 0
-    )
+    recorded = json.loads((tmp_path / "progress.json.partial").read_bytes())["splits"]["train"]["documents"] if chunks else 0
     assert (recorded > 0) == (chunks > 0)
     # The second run reports how many chunks it still had to write: fewer than there were.
     counting = (
-        FINE
-        + "original = corpus.parallel.plan_chunks\ncorpus.prepare.plan_chunks = lambda *a: (print('from', a[1]), original(*a))[1]"
+        FINE + "original = corpus.parallel.plan_chunks\ncorpus.prepare.plan_chunks = lambda *a: (print('from', "
+        "a[1]), original(*a))[1]"
     )
     again = run_command(*overrides(tmp_path, shards), before=counting)
     assert again.returncode == 0, again.stderr
@@ -180,12 +177,9 @@ corpus.bin_writer.BinWriter.append = append
 
 def test_busy_workers_die_with_their_parent(tmp_path):
     # No blank and no digit to cut at: each document keeps a worker inside tiktoken for seconds.
-    files = write_parquet(
-        tmp_path / "long.parquet", ["abcdefghijklmnop" * 700_000, "abcdefghijklmnop" * 700_000, "x"], rows=1
-    )
-    announce = (
-        "import corpus.parallel as p\nfrom multiprocessing import active_children\noriginal = p.run_in_order\n"
-        + ("p.run_in_order = lambda *a: (print(*(c.pid for c in active_children()), flush=True), original(*a))[1]")
+    files = write_parquet(tmp_path / "long.parquet", ["abcdefghijklmnop" * 700_000, "abcdefghijklmnop" * 700_000, "x"], rows=1)
+    announce = "import corpus.parallel as p\nfrom multiprocessing import active_children\noriginal = p.run_in_order\n" + (
+        "p.run_in_order = lambda *a: (print(*(c.pid for c in active_children()), flush=True), original(*a))[1]"
     )
     process = subprocess.Popen(
         command(*overrides(tmp_path / "out", files), "num_proc=2", before=announce),
@@ -228,9 +222,7 @@ corpus.bin_writer.BinWriter.append = append
 
 
 def test_partial_file_shorter_than_its_record_starts_over(tmp_path, shards, expected):
-    fault = (
-        FINE + "import corpus.prepare as p\ndef publish(*a): os.kill(os.getpid(), signal.SIGKILL)\np.publish = publish"
-    )
+    fault = FINE + "import corpus.prepare as p\ndef publish(*a): os.kill(os.getpid(), signal.SIGKILL)\np.publish = publish"
     assert run_command(*overrides(tmp_path, shards), before=fault).returncode == -signal.SIGKILL
     with open(tmp_path / "train.bin.partial", "r+b") as file:
         file.truncate(100)
@@ -252,7 +244,8 @@ def test_ctrl_c_says_one_line_and_leaves_a_folder_to_continue(tmp_path, shards, 
         FINE
         + "import time\noriginal = corpus.bin_writer.BinWriter.append\n"
         + (
-            "corpus.bin_writer.BinWriter.append = lambda self, chunk: (original(self, chunk), print('chunk', flush=True), time.sleep(0.2))"
+            "corpus.bin_writer.BinWriter.append = lambda self, chunk: (original(self, chunk), "
+            "print('chunk', flush=True), time.sleep(0.2))"
         )
     )
     process = subprocess.Popen(
@@ -280,7 +273,12 @@ def test_killed_worker_is_an_error_and_not_a_hang(tmp_path, shards, expected):
         + """
 from multiprocessing import active_children
 original = corpus.bin_writer.BinWriter.append
-corpus.bin_writer.BinWriter.append = lambda self, chunk: (original(self, chunk), [os.kill(max(child.pid for child in children), signal.SIGKILL) for children in [active_children()] if len(children) == 2])
+def append(self, chunk):
+    original(self, chunk)
+    children = active_children()
+    if len(children) == 2:
+        os.kill(max(child.pid for child in children), signal.SIGKILL)
+corpus.bin_writer.BinWriter.append = append
 """
     )
     result = run_command(*overrides(tmp_path, shards), "num_proc=2", before=fault)
@@ -309,9 +307,7 @@ def test_full_disk_is_one_line_and_can_be_continued(tmp_path, what, limit):
 
 
 def test_disk_that_cannot_hold_the_bins_is_refused_at_the_start(tmp_path, shards, monkeypatch):
-    monkeypatch.setattr(
-        module.shutil, "disk_usage", lambda path: module.shutil._ntuple_diskusage(10**6, 10**6 - 1000, 1000)
-    )
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda path: module.shutil._ntuple_diskusage(10**6, 10**6 - 1000, 1000))
     with pytest.raises(DataError, match="the disk is too small"):
         prepare(local_config(tmp_path, shards))
 
@@ -408,9 +404,7 @@ def test_pieces_of_a_document_have_the_tokens_of_the_whole(tmp_path, monkeypatch
         text = "".join(generator.choices(alphabet, k=30))
         pieces = list(parallel.split_document(encoding, text.encode("utf-8")))
         pieces_seen += len(pieces)
-        tokens = np.concatenate(
-            [array for piece in pieces for array in parallel.encode_text(encoding, piece.decode("utf-8"))]
-        )
+        tokens = np.concatenate([array for piece in pieces for array in parallel.encode_text(encoding, piece.decode("utf-8"))])
         assert tokens.tolist() == encoding.encode_ordinary(text)
     assert pieces_seen > 6000
 
@@ -419,7 +413,8 @@ def test_fifty_megabyte_document(tmp_path):
     big = ("the quick brown fox jumped over 13 lazy dogs\n" * 1_200_000)[:50_000_000]
     files = write_parquet(tmp_path / "big.parquet", ["a", big, "b"])
     out = tmp_path / "out"
-    measured = "import atexit, resource; atexit.register(lambda: print('peak', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024))"
+    own, others = (f"resource.getrusage(resource.RUSAGE_{who}).ru_maxrss // 1024" for who in ("SELF", "CHILDREN"))
+    measured = f"import atexit, resource; atexit.register(lambda: print('peak', {own}, {others}))"
     result = run_command(*overrides(out, files), "num_proc=2", before=measured)
     assert result.returncode == 0, result.stderr
     assert sum(info.bytes for info in read_manifest(out).splits.values()) == 50_000_002

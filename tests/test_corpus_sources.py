@@ -30,9 +30,7 @@ def local_config(out, files, **settings):
 
 
 def json_lines(texts, **dumps):
-    return "".join(json.dumps({"id": 1, "text": text}, **dumps) + "\n" for text in texts).encode(
-        "utf-8", "surrogatepass"
-    )
+    return "".join(json.dumps({"id": 1, "text": text}, **dumps) + "\n" for text in texts).encode("utf-8", "surrogatepass")
 
 
 def zstd(content: bytes) -> bytes:
@@ -102,9 +100,7 @@ def test_column_types(tmp_path, kind):
 
 def test_null_with_bytes_behind_it_is_empty(tmp_path):
     # The Arrow format allows it: the slot of a null may span bytes.
-    offsets, data, valid = (
-        pa.py_buffer(part) for part in (np.array([0, 3, 6, 9], "<i4").tobytes(), b"onetwosix", b"\x05")
-    )
+    offsets, data, valid = (pa.py_buffer(part) for part in (np.array([0, 3, 6, 9], "<i4").tobytes(), b"onetwosix", b"\x05"))
     array = pa.StringArray.from_buffers(3, offsets, data, valid)
     store = DocumentStore(tmp_path / "store.bin", None)
     add_column(store, "x", array)
@@ -212,9 +208,7 @@ def test_defects_name_the_file_in_one_line(tmp_path, kind):
     name, complaint = damaged(tmp_path, kind)
     with pytest.raises(DataError) as caught:
         prepare(local_config(tmp_path / "out", str(tmp_path / "[ab].*")))
-    assert (
-        str(tmp_path / name) in str(caught.value) and complaint in str(caught.value) and "\n" not in str(caught.value)
-    )
+    assert str(tmp_path / name) in str(caught.value) and complaint in str(caught.value) and "\n" not in str(caught.value)
     assert not (tmp_path / "out" / "train.bin").exists()
 
 
@@ -273,9 +267,7 @@ def test_hub_dataset_gives_nanogpts_bins(tmp_path, monkeypatch, in_place):
     def load_dataset(repo, revision, split, num_proc):
         asked.append((repo, revision, split))
         paths = sorted(str(path) for path in (tmp_path / "text").iterdir())
-        return original(
-            "parquet", data_files=paths, split="train", cache_dir=str(tmp_path / "cache"), keep_in_memory=not in_place
-        )
+        return original("parquet", data_files=paths, split="train", cache_dir=str(tmp_path / "cache"), keep_in_memory=not in_place)
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     monkeypatch.setattr("corpus.hub.hub_answers", lambda: True)
@@ -348,7 +340,8 @@ def test_documentation_takes_docstrings_and_runs_nothing(tmp_path):
     library = tmp_path / "library"
     for name, source in {
         "pydoc_data/topics.py": "topics = {'b': 'second topic', 'a': 'first topic', 'c': 'second topic'}",
-        "noisy.py": '"""Module text."""\nraise SystemExit("imported")\nclass A:\n    """Class\n       text."""\n    def f(self, x=1): "Method text."\ndef g(): "Method text."',
+        "noisy.py": '"""Module text."""\nraise SystemExit("imported")\n'
+        'class A:\n    """Class\n       text."""\n    def f(self, x=1): "Method text."\ndef g(): "Method text."',
         "test/skipped.py": '"""Test text."""',
         "pkg/__init__.py": '"""Package text."""',
         "pkg/idle_test/x.py": '"""Idle text."""',

@@ -100,9 +100,7 @@ def test_the_fast_check_finds_what_is_not_the_right_size(copied, name, fault):
     elif fault == "pipe":  # opening it would wait for a writer
         os.mkfifo(path)
     elif fault != "missing":
-        path.write_bytes(
-            {"truncated": content[:-4], "odd": content[:-1], "longer": content + b"xx", "empty": b""}[fault]
-        )
+        path.write_bytes({"truncated": content[:-4], "odd": content[:-1], "longer": content + b"xx", "empty": b""}[fault])
     with pytest.raises(DataError, match=name):
         verify_token_files(copied, manifest)
 

@@ -114,9 +114,7 @@ def test_rank_file_gives_the_same_tokenizer(tmp_path, nowhere, monkeypatch):
 
     encoding = module.make_tokenizer("gpt2", str(next(iter(PACKAGED.values())).parent))
     ordered = sorted(encoding._mergeable_ranks.items(), key=lambda item: item[1])
-    (tmp_path / "gpt2.tiktoken").write_bytes(
-        b"".join(base64.b64encode(token) + b" %d\n" % rank for token, rank in ordered)
-    )
+    (tmp_path / "gpt2.tiktoken").write_bytes(b"".join(base64.b64encode(token) + b" %d\n" % rank for token, rank in ordered))
     assert hashlib.sha256((tmp_path / "gpt2.tiktoken").read_bytes()).hexdigest() == module.PUBLISHED["gpt2.tiktoken"][0]
     assert tokenizer_json(make_tokenizer("gpt2", str(tmp_path))) == tokenizer_json(encoding)
 
@@ -169,7 +167,10 @@ def test_command_without_files_or_network_ends_soon(tmp_path):
 
 
 def test_nothing_heavy_is_imported_by_workers():
-    code = "import sys, corpus.parallel, corpus.token_file; print([m for m in ('torch', 'datasets', 'pyarrow', 'hydra', 'pandas') if m in sys.modules])"
+    code = "import sys, corpus.parallel, corpus.token_file; "
+    code += "print([m for m in ('torch', 'datasets', 'pyarrow', 'hydra', 'pandas') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True).stdout.strip() == "[]"
-    code = "import sys, corpus.prepare, prepare_owt; print([m for m in ('torch', 'datasets', 'pyarrow', 'hydra') if m in sys.modules])"
+    code = (
+        "import sys, corpus.prepare, prepare_owt; print([m for m in ('torch', 'datasets', 'pyarrow', 'hydra') if m in sys.modules])"
+    )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True).stdout.strip() == "[]"

@@ -17,9 +17,9 @@ from omegaconf import OmegaConf
 from torch.distributed.run import get_args_parser
 from training import composed, environment
 
-from engine.entry import CONFIG_DIR
+from cli.entry import CONFIG_DIR
 from engine.session import print_plan
-from sweeps.plan import read_sweep
+from lab.sweeps.plan import read_sweep
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted(
@@ -31,8 +31,15 @@ PAGES = sorted(
     ]
 )
 # Entries by their configuration; those with argparse, whose options are looked up; the rest has words of its own.
-HYDRA = {"train.py": "train", "prepare_owt.py": "prepare", "sample.py": "sample", "scripts/evaluate.py": "evaluate",
-         "scripts/extrapolate.py": "extrapolate", "scripts/downstream.py": "downstream", "scripts/export_hf.py": "export"}  # fmt: skip
+HYDRA = {
+    "train.py": "train",
+    "prepare_owt.py": "prepare",
+    "sample.py": "sample",
+    "scripts/evaluate.py": "evaluate",
+    "scripts/extrapolate.py": "extrapolate",
+    "scripts/downstream.py": "downstream",
+    "scripts/export_hf.py": "export",
+}
 OPTIONS = ("scripts/compare.py", "scripts/sweep.py", "scripts/ablations.py", "scripts/soak.py")
 OWN_KEYS = ("scripts/inspect.py", "scripts/bench.py", "scripts/bench_prepare.py")
 ELSEWHERE = (
@@ -121,7 +128,11 @@ def check_script(script: str, arguments: list[str]) -> None:
     if script in NOT_HERE:
         return
     assert (ROOT / script).is_file(), script
-    arguments = [word for word in arguments if word != "..." and not re.fullmatch(r"-h|--(help|hydra-help|cfg|info|resolve|sc)|-sc|job|defaults|install=\w+", word)]  # fmt: skip
+    arguments = [
+        word
+        for word in arguments
+        if word != "..." and not re.fullmatch(r"-h|--(help|hydra-help|cfg|info|resolve|sc)|-sc|job|defaults|install=\w+", word)
+    ]
     arguments = [re.sub(r"=N$", "=1024", word) for word in arguments]
     if script == "train.py":
         composed(*arguments)
@@ -146,11 +157,9 @@ def check_script(script: str, arguments: list[str]) -> None:
 def check_own_keys(script: str, arguments: list[str]) -> None:
     """scripts/bench.py takes train.py's keys beside its own; the others list theirs in their docstring."""
     text = (ROOT / script).read_text()
-    others = [
-        word for word in arguments if not re.search(rf"^\W*(?:.*\s)?{re.escape(word.partition('=')[0])}\b", text, re.M)
-    ]
+    others = [word for word in arguments if not re.search(rf"^\W*(?:.*\s)?{re.escape(word.partition('=')[0])}\b", text, re.M)]
     if script == "scripts/bench.py":
-        from benchmark.command_line import compose_arm, split_arguments
+        from lab.benchmark.command_line import compose_arm, split_arguments
 
         own, overrides = split_arguments(arguments)
         for arm in own["arms"].split(","):
@@ -173,25 +182,39 @@ def test_commands_of_the_documents_compose(page, monkeypatch):
 def test_enough_commands_are_found():
     found = commands()
     assert len(found) > 60
-    assert {"train.py", "prepare_owt.py", "sample.py", "scripts/sweep.py"} <= {
-        words[1] for _, words in found if len(words) > 1
-    }
+    assert {"train.py", "prepare_owt.py", "sample.py", "scripts/sweep.py"} <= {words[1] for _, words in found if len(words) > 1}
 
 
-@pytest.mark.parametrize("bad", [
-    "python train.py modle=gpt", "python train.py model=gtp", "python train.py size=tiny n_layers=2", "python trian.py",
-    "python scripts/compare.py runs/A --outt x", "python scripts/sweep.py sweeps/none.yaml", "python sample.py run=A tmperature=1",
-    "torchrun --no-such-option train.py", "bash scripts/none.sh", "pip install -r requirements-none.txt", "nosuchprogram x",
-    "python scripts/bench.py arms=nothing", "python scripts/inspect.py rum=runs/A", "python prepare_owt.py data=none",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "bad",
+    [
+        "python train.py modle=gpt",
+        "python train.py model=gtp",
+        "python train.py size=tiny n_layers=2",
+        "python trian.py",
+        "python scripts/compare.py runs/A --outt x",
+        "python scripts/sweep.py sweeps/none.yaml",
+        "python sample.py run=A tmperature=1",
+        "torchrun --no-such-option train.py",
+        "bash scripts/none.sh",
+        "pip install -r requirements-none.txt",
+        "nosuchprogram x",
+        "python scripts/bench.py arms=nothing",
+        "python scripts/inspect.py rum=runs/A",
+        "python prepare_owt.py data=none",
+    ],
+)
 def test_the_check_of_commands_finds_mistakes(bad):
     with pytest.raises((Exception, SystemExit)), contextlib.redirect_stderr(io.StringIO()):
         check_command(split_command(bad)[0])
 
 
 def test_dry_runs_of_the_documents_print_a_plan(capsys):
-    plans = [words[2:] for where, words in commands() if words[:2] == ["python", "train.py"] and "dry_run=true" in words
-             and not MADE_BY_THE_PAGE.search(" ".join(words))]  # fmt: skip
+    plans = [
+        words[2:]
+        for where, words in commands()
+        if words[:2] == ["python", "train.py"] and "dry_run=true" in words and not MADE_BY_THE_PAGE.search(" ".join(words))
+    ]
     assert plans
     for overrides in plans:
         print_plan(composed(*overrides))
@@ -222,9 +245,7 @@ def test_links_of_the_documents_lead_somewhere(page):
 
 
 def test_lines_that_the_models_page_quotes_are_in_the_files():
-    quotes = re.findall(
-        r"^`([\w/]+\.py)`[^\n]*:\n\n```python\n(.*?)^```$", (ROOT / "docs/models.md").read_text(), re.M | re.S
-    )
+    quotes = re.findall(r"^`([\w/]+\.py)`[^\n]*:\n\n```python\n(.*?)^```$", (ROOT / "docs/models.md").read_text(), re.M | re.S)
     assert len(quotes) >= 10 and {file for file, _ in quotes} >= {
         "gpt/model.py",
         "ngpt/model.py",
@@ -249,9 +270,7 @@ def test_numbers_of_the_models_page_are_those_of_the_models():
 
 def test_files_and_tests_that_the_features_name_exist():
     rows = [
-        line.split("|")[1:-1]
-        for line in (ROOT / "docs/features.md").read_text().splitlines()
-        if re.match(r"\| *\d+ *\|", line)
+        line.split("|")[1:-1] for line in (ROOT / "docs/features.md").read_text().splitlines() if re.match(r"\| *\d+ *\|", line)
     ]
     assert [int(row[0]) for row in rows] == list(range(1, 61))
     for _, feature, have, evidence in rows:
@@ -259,9 +278,7 @@ def test_files_and_tests_that_the_features_name_exist():
         if have.strip().startswith(("Y", "P")):
             assert "`" in evidence, f"{feature.strip()}: yes, but nothing shows it"
         if have.strip().isdigit():
-            found = sum(
-                len(re.findall(r"^def test_", path.read_text(), re.M)) for path in (ROOT / "tests").glob("test_*.py")
-            )
+            found = sum(len(re.findall(r"^def test_", path.read_text(), re.M)) for path in (ROOT / "tests").glob("test_*.py"))
             assert int(have) <= found, found
         for path in re.findall(r"`((?:[\w.]+/)+[\w.-]+|[\w-]+\.(?:py|md|txt|yaml))`", evidence):
             assert (ROOT / path).exists(), path
@@ -284,15 +301,30 @@ def shrink(clone: Path) -> None:
     """Make the page's sweep one of seconds: one layer, few steps, one rate, one seed, not compiled."""
     path = clone / "sweeps/relu2_tiny.yaml"
     sweep = yaml.safe_load(path.read_text())
-    sweep["overrides"] = ["experiment=quickstart", "compile=false", "eval_windows=8", "device=cpu", "model.n_layer=1", "global_batch_size=2", "micro_batch_size=2"]  # fmt: skip
+    sweep["overrides"] = [
+        "experiment=quickstart",
+        "compile=false",
+        "eval_windows=8",
+        "device=cpu",
+        "model.n_layer=1",
+        "global_batch_size=2",
+        "micro_batch_size=2",
+    ]
     path.write_text(yaml.safe_dump(sweep | {"learning_rate": [3e-3], "max_steps": [5], "seed": [1]}))
 
 
 @pytest.mark.slow
 def test_the_extending_page_works_as_it_stands(docs, tmp_path):
     clone = tmp_path / "clone"
-    shutil.copytree(ROOT, clone, ignore=lambda folder, names: names if Path(folder).name == "__pycache__" else
-                    [n for n in names if Path(folder) == ROOT and (n.startswith(".") or n in ("data", "runs", "report"))])  # fmt: skip
+    shutil.copytree(
+        ROOT,
+        clone,
+        ignore=lambda folder, names: (
+            names
+            if Path(folder).name == "__pycache__"
+            else [n for n in names if Path(folder) == ROOT and (n.startswith(".") or n in ("data", "runs", "report"))]
+        ),
+    )
     shutil.copytree(docs, clone / "data/docs")
     page = (clone / "docs/extending.md").read_text()
     follow(clone, page)
@@ -301,8 +333,15 @@ def test_the_extending_page_works_as_it_stands(docs, tmp_path):
     for line in "".join(fences(page, "sh")).splitlines():
         if "prepare_owt" in line or "max_steps=20" in line:  # prepared; trained by the sweep
             continue
-        result = subprocess.run(line.replace("python ", f"{sys.executable} ", 1), shell=True, cwd=clone, capture_output=True, text=True,
-                                env=environment(MPLCONFIGDIR=os.environ.get("MPLCONFIGDIR", str(tmp_path))), timeout=240)  # fmt: skip
+        result = subprocess.run(
+            line.replace("python ", f"{sys.executable} ", 1),
+            shell=True,
+            cwd=clone,
+            capture_output=True,
+            text=True,
+            env=environment(MPLCONFIGDIR=os.environ.get("MPLCONFIGDIR", str(tmp_path))),
+            timeout=240,
+        )
         assert result.returncode == 0, f"{line}\n{result.stdout[-2000:]}\n{result.stderr[-2000:]}"
         done = result.stdout
     assert "gpt_relu2" in done and (clone / "report/relu2_tiny/report.html").is_file()
@@ -321,9 +360,7 @@ def test_the_versions_for_ci_satisfy_the_loose_requirements():
     for file in sorted(path.name for path in ROOT.glob("requirements*.txt")):
         for wanted in read(file):
             pin = exact.get(canonicalize_name(wanted.name))
-            assert pin and wanted.specifier.contains(pin.removeprefix("==")), (
-                f"{file}: {wanted}, requirements-ci.txt {pin}"
-            )
+            assert pin and wanted.specifier.contains(pin.removeprefix("==")), f"{file}: {wanted}, requirements-ci.txt {pin}"
 
 
 def test_the_citation_the_package_and_the_changelog_name_one_version():

@@ -65,8 +65,15 @@ def test_the_windows_of_a_step_do_not_depend_on_ranks_micro_batch_or_start():
     def steps(world_size, micro_batch_size, first_step=0):
         rows = {}
         for rank in range(world_size):
-            stream = micro_batches(windows, first_step=first_step, last_step=9, global_batch_size=24,
-                                   micro_batch_size=micro_batch_size, rank=rank, world_size=world_size)  # fmt: skip
+            stream = micro_batches(
+                windows,
+                first_step=first_step,
+                last_step=9,
+                global_batch_size=24,
+                micro_batch_size=micro_batch_size,
+                rank=rank,
+                world_size=world_size,
+            )
             seen = torch.cat(list(stream))[:, 0].view(9 - first_step, -1)
             for step, row in enumerate(seen, first_step):
                 rows.setdefault(step, []).extend(row.tolist())
@@ -126,9 +133,7 @@ def test_the_schedule_warms_up_and_anneals():
 def trained():
     """A small model after a few steps, with its optimizer."""
     torch.manual_seed(0)
-    model = build_model(
-        {"name": "ngpt", "n_layer": 1, "n_head": 2, "n_embd": 16, "vocab_size": 20, "sequence_length": 8}
-    )
+    model = build_model({"name": "ngpt", "n_layer": 1, "n_head": 2, "n_embd": 16, "vocab_size": 20, "sequence_length": 8})
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
     for _ in range(3):
         model(torch.randint(20, (2, 8))).square().sum().mul(torch.randn(())).backward()
@@ -232,8 +237,14 @@ def test_mfu_knows_the_devices_it_should(monkeypatch):
     from engine.accounting import peak_flops
 
     cuda = types.SimpleNamespace(type="cuda")
-    for name, peak in (("NVIDIA H100 80GB HBM3", 989e12), ("NVIDIA A100-SXM4-80GB", 312e12), ("NVIDIA H200", 989e12),
-                       ("NVIDIA H100 PCIe", 756e12), ("NVIDIA L4", 121e12), ("Something New", None)):  # fmt: skip
+    for name, peak in (
+        ("NVIDIA H100 80GB HBM3", 989e12),
+        ("NVIDIA A100-SXM4-80GB", 312e12),
+        ("NVIDIA H200", 989e12),
+        ("NVIDIA H100 PCIe", 756e12),
+        ("NVIDIA L4", 121e12),
+        ("Something New", None),
+    ):
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda _device, name=name: name)
         assert peak_flops(cuda, "bfloat16") == peak
     assert peak_flops(cuda, "float32") is None and peak_flops(torch.device("cpu"), "bfloat16") is None

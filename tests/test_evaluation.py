@@ -1,4 +1,4 @@
-"""Evaluation beyond training: perplexity of a finished run, length extrapolation, lm-eval's tasks, each against direct computation."""
+"""Evaluation beyond training: perplexity of a run, length extrapolation, lm-eval's tasks, each against direct computation."""
 
 import json
 import os
@@ -15,20 +15,20 @@ import torch
 import torch.nn.functional as F
 from training import ROOT, SMALL, environment, error_line, metrics, run
 
+from cli.entry import ConfigError
 from corpus.manifest import TOKENIZER_NAME, DataError
 from corpus.tokenizer import make_tokenizer
 from engine.distributed import Ranks
-from engine.entry import ConfigError
 from engine.loss import IGNORED, NextTokenLoss
-from evaluation import downstream, long_text
-from evaluation.command_line import check_common, split_list
-from evaluation.downstream import averages, load_tasks, read_task_file, render, run_tasks
-from evaluation.extrapolation import check_multiples, extrapolate
-from evaluation.extrapolation import render as render_extrapolation
-from evaluation.harness import TrainedModel, cut_windows
-from evaluation.long_text import choose_from_bins, choose_spans, deal_spans, read_long_text
-from evaluation.scoring import score_tokens
-from evaluation.trained_run import TrainedRun, open_bins, open_run
+from lab.evaluation import downstream, long_text
+from lab.evaluation.command_line import check_common, split_list
+from lab.evaluation.downstream import averages, load_tasks, read_task_file, render, run_tasks
+from lab.evaluation.extrapolation import check_multiples, extrapolate
+from lab.evaluation.extrapolation import render as render_extrapolation
+from lab.evaluation.harness import TrainedModel, cut_windows
+from lab.evaluation.long_text import choose_from_bins, choose_spans, deal_spans, read_long_text
+from lab.evaluation.scoring import score_tokens
+from lab.evaluation.trained_run import TrainedRun, open_bins, open_run
 
 ONE_RANK = Ranks(0, 0, 1, torch.device("cpu"))
 ARMS = ("gpt", "ngpt")
@@ -69,7 +69,7 @@ def test_scores_are_those_of_the_training_loss_and_of_a_plain_softmax(arm, runs,
     tokens = torch.randint(0, 257, (3, 21), generator=torch.Generator().manual_seed(1))
     inputs, targets = tokens[:, :-1], tokens[:, 1:].clone()
     targets[1, :7] = IGNORED
-    monkeypatch.setattr("evaluation.scoring.MAX_LOGITS", 272 * 5)  # several chunks, the last not full
+    monkeypatch.setattr("lab.evaluation.scoring.MAX_LOGITS", 272 * 5)  # several chunks, the last not full
     log_p, is_greedy = score_tokens(run.model, inputs, targets, 257)
     assert log_p[1, :7].eq(0).all() and not is_greedy[1, :7].any() and log_p[targets != IGNORED].lt(0).all()
     for row in range(3):
@@ -103,8 +103,16 @@ def test_evaluate_repeats_the_validation_of_training(docs, folders):
 
 @pytest.mark.distributed
 def test_two_ranks_evaluate_an_earlier_checkpoint_as_one_does(docs, folders):
-    arguments = ("scripts/evaluate.py", f"run={folders['gpt']}", "checkpoint=40", f"data={docs}", "sequence_length=100", "windows=31",
-                 "batch_size=4", "device=cpu")  # fmt: skip
+    arguments = (
+        "scripts/evaluate.py",
+        f"run={folders['gpt']}",
+        "checkpoint=40",
+        f"data={docs}",
+        "sequence_length=100",
+        "windows=31",
+        "batch_size=4",
+        "device=cpu",
+    )
     one, two = (json.loads(run(*arguments, ranks=ranks).stdout) for ranks in (1, 2))
     assert one["recorded_in_training"] is None, "other windows than in training"
     assert one["step"] == 40 and one["sequence_length"] == 100 and one["windows"] == 31
@@ -265,8 +273,16 @@ def test_lengths_that_do_not_share_their_text_are_refused():
 @pytest.mark.slow
 @pytest.mark.distributed
 def test_two_ranks_extrapolate_both_arms_as_one_does(folders, runs, docs, tmp_path):
-    done = run("scripts/extrapolate.py", f"runs={folders['gpt']},{folders['ngpt']}", f"data={docs}", "multiples=[1,2,8]",
-               "max_tokens=768", f"out={tmp_path / 'out'}", "device=cpu", ranks=2)  # fmt: skip
+    done = run(
+        "scripts/extrapolate.py",
+        f"runs={folders['gpt']},{folders['ngpt']}",
+        f"data={docs}",
+        "multiples=[1,2,8]",
+        "max_tokens=768",
+        f"out={tmp_path / 'out'}",
+        "device=cpu",
+        ranks=2,
+    )
     two = json.loads((tmp_path / "out/extrapolation.json").read_text())
     text = read_long_text(runs["gpt"], str(docs), "val", "text", 256, 768)
     one = extrapolate(list(runs.values()), ONE_RANK, text, [1, 2, 8])
@@ -348,7 +364,7 @@ def test_a_token_over_the_boundary_leaves_something_to_score():
 def test_generation_is_greedy_and_ends_at_the_stop(runs):
     run = runs["gpt"]
     model = TrainedModel(run, ONE_RANK, 4)
-    free, empty = model.generate_until(requests(("Return the", {"max_gen_toks": 12, "until": []}), ("", {"max_gen_toks": 3})), True)  # fmt: skip
+    free, empty = model.generate_until(requests(("Return the", {"max_gen_toks": 12, "until": []}), ("", {"max_gen_toks": 3})), True)
     ids = list(b"Return the")
     for byte in free.encode():
         with torch.no_grad():
@@ -400,11 +416,15 @@ def tasks(docs, tmp_path_factory):
     (folder / "last.jsonl").write_text("\n".join(map(json.dumps, last)))
     (folder / "choice.yaml").write_text(CHOICE.format(cache=folder / "cache"))
     cloze = {
-        "task": "local_last_word", "dataset_path": "json", "test_split": "test", "output_type": "loglikelihood",
+        "task": "local_last_word",
+        "dataset_path": "json",
+        "test_split": "test",
+        "output_type": "loglikelihood",
         "dataset_kwargs": {"data_files": {"test": "last.jsonl"}, "cache_dir": str(folder / "cache")},
-        "doc_to_text": "{{text.split(' ')[:-1]|join(' ')}}", "doc_to_target": "{{' '+text.split(' ')[-1]}}",
+        "doc_to_text": "{{text.split(' ')[:-1]|join(' ')}}",
+        "doc_to_target": "{{' '+text.split(' ')[-1]}}",
         "metric_list": [{"metric": "perplexity", "aggregation": "perplexity"}, {"metric": "acc"}],
-    }  # fmt: skip
+    }
     (folder / "last.json").write_text(json.dumps(cloze))
     return [str(folder / "choice.yaml"), str(folder / "last.json")]
 
@@ -427,8 +447,15 @@ def test_a_trained_model_prefers_what_it_has_seen(runs, tasks):
 def test_two_ranks_answer_exactly_as_one_does(folders, runs, tasks, tmp_path, monkeypatch):
     for name, value in (("HF_HUB_OFFLINE", "1"), ("HF_DATASETS_OFFLINE", "1"), ("HF_HOME", str(tmp_path / "hf"))):
         monkeypatch.setenv(name, value)
-    done = run("scripts/downstream.py", f"run={folders['gpt']}", f"tasks={tasks[0]},{tasks[1]}", "batch_size=5",
-               f"out={tmp_path / 'out'}", "device=cpu", ranks=2)  # fmt: skip
+    done = run(
+        "scripts/downstream.py",
+        f"run={folders['gpt']}",
+        f"tasks={tasks[0]},{tasks[1]}",
+        "batch_size=5",
+        f"out={tmp_path / 'out'}",
+        "device=cpu",
+        ranks=2,
+    )
     (path,) = (tmp_path / "out").iterdir()
     one = run_tasks(runs["gpt"], ONE_RANK, load_tasks(tasks), 5, None, None)
     assert path.name == "gpt-80.json" and json.loads(path.read_text()) == one
@@ -472,15 +499,18 @@ def test_the_papers_tasks_run_as_lm_eval_defines_them(runs, monkeypatch):
             "source": "",
         }
         lambada = {"text": "She opened the door and saw the door"}
-        row = {"allenai/ai2_arc": arc, "Rowan/hellaswag": swag, "allenai/winogrande": grande, "lighteval/winograd_wsc": wsc,
-               "EleutherAI/lambada_openai": lambada}[path]  # fmt: skip
+        row = {
+            "allenai/ai2_arc": arc,
+            "Rowan/hellaswag": swag,
+            "allenai/winogrande": grande,
+            "lighteval/winograd_wsc": wsc,
+            "EleutherAI/lambada_openai": lambada,
+        }[path]
         one = datasets.Dataset.from_list([row])
         return datasets.DatasetDict({"train": one, "validation": one, "test": one})
 
     # Of lm-eval's thousands of task files only those folders are read: all of them take seconds, three times.
-    folders = [
-        Path(lm_eval.tasks.__file__).parent / name for name in ("arc", "hellaswag", "winogrande", "wsc273", "lambada")
-    ]
+    folders = [Path(lm_eval.tasks.__file__).parent / name for name in ("arc", "hellaswag", "winogrande", "wsc273", "lambada")]
     manager = lm_eval.tasks.TaskManager(include_defaults=False, include_path=folders)
     monkeypatch.setattr("lm_eval.tasks.TaskManager", lambda include_defaults: manager)
     monkeypatch.setattr("datasets.load_dataset", rows)
@@ -510,8 +540,13 @@ def test_task_files_are_data_and_cannot_import_code(tmp_path):
     (tmp_path / "pickled.yaml").write_text("!!python/object/apply:os.mkdir [x]\n")
     (tmp_path / "list.json").write_text("[1]")
     (tmp_path / "included.yaml").write_text("task: x\ninclude: bad.yaml\n")
-    for name, said in (("bad.yaml", "!function"), ("pickled.yaml", "plain data"), ("list.json", "not a task"),
-                       ("none.yaml", "No such file"), ("included.yaml", "not read here")):  # fmt: skip
+    for name, said in (
+        ("bad.yaml", "!function"),
+        ("pickled.yaml", "plain data"),
+        ("list.json", "not a task"),
+        ("none.yaml", "No such file"),
+        ("included.yaml", "not read here"),
+    ):
         with pytest.raises(ConfigError, match=said) as caught:
             read_task_file(tmp_path / name)
         assert "\n" not in str(caught.value)
@@ -523,6 +558,10 @@ def test_without_lm_eval_one_line_says_how_to_get_it(folders, tmp_path):
     (tmp_path / "lm_eval/__init__.py").write_text("raise ImportError(\"No module named 'lm_eval'\")\n")
     done = subprocess.run(
         [sys.executable, ROOT / "scripts/downstream.py", f"run={folders['gpt']}", "device=cpu"],
-        env=environment(PYTHONPATH=str(tmp_path)) | {"PATH": os.environ["PATH"]}, cwd=ROOT, capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
+        env=environment(PYTHONPATH=str(tmp_path)) | {"PATH": os.environ["PATH"]},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert done.returncode == 2 and "pip install -r requirements-eval.txt" in error_line(done)

@@ -19,20 +19,20 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from training import ROOT, SMALL, environment, error_line, run
 
+from cli.entry import ConfigError
 from corpus.huggingface_tokenizer import HuggingFaceTokenizer
 from corpus.manifest import TOKENIZER_NAME, DataError
 from corpus.tokenizer import make_tokenizer, packaged_files, tokenizer_json
 from engine.checkpoint import CheckpointError
 from engine.distributed import Ranks
-from engine.entry import ConfigError
 from engine.generate import generate
 from engine.run import load_trained_model
-from evaluation.downstream import load_tasks, run_tasks
-from evaluation.harness import TrainedModel
-from evaluation.trained_run import open_run, open_tokenizer
-from export import folder as module
-from export.folder import export_run, publish, write_weights
-from export.tokenizer import byte_level_content, find_merges, huggingface_content, write_tokenizer
+from lab.evaluation.downstream import load_tasks, run_tasks
+from lab.evaluation.harness import TrainedModel
+from lab.evaluation.trained_run import open_run, open_tokenizer
+from lab.export import folder as module
+from lab.export.folder import export_run, publish, write_weights
+from lab.export.tokenizer import byte_level_content, find_merges, huggingface_content, write_tokenizer
 
 ONE_RANK = Ranks(0, 0, 1, torch.device("cpu"))
 CLASSES = {"gpt": "LlamaForCausalLM", "ngpt": "NgptForCausalLM", "bpe": "LlamaForCausalLM"}
@@ -64,8 +64,19 @@ def runs(docs, tmp_path_factory):
     steps = ["max_steps=300", "eval_interval=150", "checkpoint_interval=150", f"out_dir={folder}"]
     run("train.py", *SMALL, *steps, "model=gpt", f"data.dir={docs}", "run_name=gpt")
     run("train.py", *SMALL, *steps, "model=ngpt", "model.vocab_size=257", f"data.dir={docs}", "run_name=ngpt")
-    run("train.py", *SMALL, f"out_dir={folder}", "data=local", f"data.dir={folder / 'bpe_data'}", "data.tokenizer=gpt2",
-        "model=gpt", "model.vocab_size=50304", "run_name=bpe", "max_steps=3", "eval_interval=3")  # fmt: skip
+    run(
+        "train.py",
+        *SMALL,
+        f"out_dir={folder}",
+        "data=local",
+        f"data.dir={folder / 'bpe_data'}",
+        "data.tokenizer=gpt2",
+        "model=gpt",
+        "model.vocab_size=50304",
+        "run_name=bpe",
+        "max_steps=3",
+        "eval_interval=3",
+    )
     return {name: folder / name for name in CLASSES}
 
 
@@ -83,14 +94,23 @@ def exports(runs, tmp_path_factory):
 def request_for(name: str, run_folder: Path, folder: Path) -> dict:
     tokenizer, _ = open_tokenizer(run_folder)
     tokens = torch.randint(0, tokenizer.n_vocab, (3, 32), generator=torch.Generator().manual_seed(1))
-    return {"name": name, "folder": str(folder), "class": CLASSES[name], "texts": HARD_TEXTS, "attention": ["sdpa", "eager"],
-            "tokens": tokens.tolist(), "prompts": PROMPTS, "prompt": tokenizer.encode_ordinary("Return"), "new_tokens": 24}  # fmt: skip
+    return {
+        "name": name,
+        "folder": str(folder),
+        "class": CLASSES[name],
+        "texts": HARD_TEXTS,
+        "attention": ["sdpa", "eager"],
+        "tokens": tokens.tolist(),
+        "prompts": PROMPTS,
+        "prompt": tokenizer.encode_ordinary("Return"),
+        "new_tokens": 24,
+    }
 
 
 def outside(folder: Path, *arguments: str) -> None:
     """Run Python in a folder where nothing of this repository can be imported, without network."""
     offline = environment(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", HF_HOME=str(folder / "hf"))
-    done = subprocess.run([sys.executable, *arguments], cwd=folder, env=offline, capture_output=True, text=True, timeout=300)  # fmt: skip
+    done = subprocess.run([sys.executable, *arguments], cwd=folder, env=offline, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
 
 
@@ -138,8 +158,16 @@ def test_transformers_computes_what_the_run_computes(name, runs, answers):
 
 
 def test_the_folders_hold_what_is_read_elsewhere_and_nothing_more(runs, exports):
-    files = {"README.md", "config.json", "generation_config.json", "model.safetensors", "tokenizer.json",
-             "tokenizer_config.json", "vocab.json", "merges.txt"}  # fmt: skip
+    files = {
+        "README.md",
+        "config.json",
+        "generation_config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "vocab.json",
+        "merges.txt",
+    }
     for name, folder in exports.items():
         assert {path.name for path in folder.iterdir()} == files | (CODE if name == "ngpt" else set())
         assert len({path.stat().st_mode for path in folder.iterdir()}) == 1, "whoever may read one may read all"
@@ -191,16 +219,23 @@ def test_large_weights_are_sharded(tmp_path):
 # ---- lm-eval
 
 TASK = {
-    "task": "local_choice", "dataset_path": "json", "test_split": "test", "output_type": "multiple_choice",
-    "doc_to_text": "{{context}}", "doc_to_target": "{{answer}}", "doc_to_choice": "{{choices}}", "target_delimiter": "",
+    "task": "local_choice",
+    "dataset_path": "json",
+    "test_split": "test",
+    "output_type": "multiple_choice",
+    "doc_to_text": "{{context}}",
+    "doc_to_target": "{{answer}}",
+    "doc_to_choice": "{{choices}}",
+    "target_delimiter": "",
     "metric_list": [{"metric": "acc"}, {"metric": "acc_norm"}, {"metric": "brier_score"}],
-}  # fmt: skip
+}
 HARNESS = """
 import json, sys, lm_eval
 from lm_eval.tasks import TaskManager
 task, *folders = sys.argv[1:]
 for folder in folders:
-    found = lm_eval.simple_evaluate(model="hf", model_args=f"pretrained={folder},trust_remote_code=True", device="cpu", batch_size=8,
+    found = lm_eval.simple_evaluate(model="hf", model_args=f"pretrained={folder},trust_remote_code=True", device="cpu",
+        batch_size=8,
         tasks=[json.load(open(task))], task_manager=TaskManager(include_defaults=False), bootstrap_iters=0)
     answers = [sample["filtered_resps"] for sample in found["samples"]["local_choice"]]
     json.dump([found["results"]["local_choice"], answers], open(folder.rpartition("/")[2] + ".json", "w"))
@@ -212,9 +247,13 @@ def test_lm_eval_finds_the_same_with_its_own_loader(runs, exports, tmp_path):
     draw = random.Random(5)
     words = ["the", "return", "value", "of", "a", "function", "is", "not", "class", "None", "self"]
     rows = [
-        {"context": draw.choice(words), "choices": [f" {draw.choice(words)}", f" {draw.choice(words)}s"], "answer": draw.randrange(2)}
+        {
+            "context": draw.choice(words),
+            "choices": [f" {draw.choice(words)}", f" {draw.choice(words)}s"],
+            "answer": draw.randrange(2),
+        }
         for _ in range(40)
-    ]  # fmt: skip
+    ]
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
     files = {"data_files": {"test": str(tmp_path / "rows.jsonl")}, "cache_dir": str(tmp_path / "cache")}
     (tmp_path / "task.json").write_text(json.dumps(TASK | {"dataset_kwargs": files}))

@@ -141,14 +141,15 @@ import os, sys
 sys.path[:0] = [{root!r}, {tests!r}]
 import faulty_train
 from engine.config import Config
-from engine.entry import run_entry
+from cli.entry import run_entry
 from engine.trainer import Trainer
 if os.environ["RANK"] == "1":
     faulty_train.signal_in_evaluation({number})
 validate = Trainer.validate
 def show_and_validate(self, *arguments):
     tensors = [*self.raw_model.parameters(), *(t for s in self.optimizer.state.values() for t in s.values() if t.dim())]
-    print(f"step {{self.state.step}}: holds {{sum(t.to_local().numel() for t in tensors)}} of {{sum(t.numel() for t in tensors)}}", flush=True)
+    here, whole = sum(t.to_local().numel() for t in tensors), sum(t.numel() for t in tensors)
+    print(f"step {{self.state.step}}: holds {{here}} of {{whole}}", flush=True)
     validate(self, *arguments)
     assert all(hasattr(p, "placements") for p in self.raw_model.parameters())  # nothing gathered was left behind
 Trainer.validate = show_and_validate
@@ -188,8 +189,7 @@ def test_a_sharded_run_is_rolled_back_as_a_whole_one_is(docs, tmp_path):
 @pytest.mark.slow
 def test_a_sharded_run_killed_and_asked_to_stop_equals_an_undisturbed_one(docs, runs, tmp_path):
     def torchrun(run_dir):
-        return [*TORCHRUN, "--standalone", str(ROOT / "train.py"),
-                *arguments(docs, run_dir, "model=ngpt", "parallel=fsdp")]  # fmt: skip
+        return [*TORCHRUN, "--standalone", str(ROOT / "train.py"), *arguments(docs, run_dir, "model=ngpt", "parallel=fsdp")]
 
     parts = tmp_path / "parts"
     with Job(parts, torchrun(parts)) as job:

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from training import ROOT, SMALL, environment, error_line, run
 
-from analysis.runs import RunFolderError, read_runs
+from cli.entry import ConfigError
 from corpus.documents import DocumentReader, Documents, DocumentStore
 from corpus.huggingface_tokenizer import HuggingFaceTokenizer, read_tokenizer_file
 from corpus.manifest import read_manifest
@@ -30,12 +30,12 @@ from corpus.token_file import DataError, open_token_file, token_byte_lengths, ve
 from corpus.tokenizer import load_tokenizer, make_tokenizer, tokenizer_json
 from engine.checkpoint import CheckpointError, load_model, load_optimizer, load_trainer_state, verify_checkpoint
 from engine.config import load_config
-from engine.entry import ConfigError
 from engine.metrics import forget_after, read_json
 from engine.models import build_model
 from engine.optimizer import build_optimizer
 from engine.run import load_trained_model, open_data, open_run_folder
-from engine.run_lock import RunLock
+from lab.runs import RunFolderError, read_runs
+from runfolder.lock import RunLock
 
 TOKENIZERS = {
     "bytes": lambda: tokenizer_json(make_tokenizer("bytes")),
@@ -134,8 +134,10 @@ def test_somebodys_tokenizer_json(folder, kind):
     valid = json.loads(json.loads(TOKENIZERS[kind]())["tokenizer"])
 
     @bounded
-    @given(hostile_json(valid) | edits({**valid, "model": {**valid["model"], "vocab": {}, "merges": []}}).map(
-        lambda raw: json.dumps(raw).encode()))  # fmt: skip
+    @given(
+        hostile_json(valid)
+        | edits({**valid, "model": {**valid["model"], "vocab": {}, "merges": []}}).map(lambda raw: json.dumps(raw).encode())
+    )
     def fuzz(content):
         (folder / "own.json").write_bytes(content)
         with watched():
@@ -311,8 +313,7 @@ def dump_yaml(value) -> bytes:
 
 
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
-    f"{name}: &{name} [{', '.join([f'*{before}'] * 10)}]\n"
-    for before, name in zip("abcdefghijk", "bcdefghijkl", strict=True)
+    f"{name}: &{name} [{', '.join([f'*{before}'] * 10)}]\n" for before, name in zip("abcdefghijk", "bcdefghijkl", strict=True)
 )
 HOSTILE_YAML = {
     "object": "!!python/object/apply:os.system ['touch executed']",
@@ -366,19 +367,27 @@ def test_run_folder_for_the_report(folder, trained, data):
     shutil.rmtree(folder)
     shutil.copytree(trained, folder, ignore=shutil.ignore_patterns("checkpoints"))
     for name in data.draw(
-        st.lists(
-            st.sampled_from(("config.yaml", "environment.json", "status.json", "metrics.jsonl")), min_size=1, max_size=2
-        )
+        st.lists(st.sampled_from(("config.yaml", "environment.json", "status.json", "metrics.jsonl")), min_size=1, max_size=2)
     ):
         (folder / name).write_bytes(data.draw(hostile_file(trained / name)))
     with watched(RunFolderError):
         read_runs([folder])
 
 
-NUMBERS_READ = ["config.yaml:max_steps", "config.yaml:learning_rate", "config.yaml:seed", "config.yaml:global_batch_size",
-                "config.yaml:model.sequence_length", "environment.json:tokens_per_step", "metrics.jsonl:step", "metrics.jsonl:tokens",
-                "metrics.jsonl:train_seconds", "metrics.jsonl:val/loss", "metrics.jsonl:val/bits_per_byte",
-                "metrics.jsonl:train/tokens_per_second"]  # fmt: skip
+NUMBERS_READ = [
+    "config.yaml:max_steps",
+    "config.yaml:learning_rate",
+    "config.yaml:seed",
+    "config.yaml:global_batch_size",
+    "config.yaml:model.sequence_length",
+    "environment.json:tokens_per_step",
+    "metrics.jsonl:step",
+    "metrics.jsonl:tokens",
+    "metrics.jsonl:train_seconds",
+    "metrics.jsonl:val/loss",
+    "metrics.jsonl:val/bits_per_byte",
+    "metrics.jsonl:train/tokens_per_second",
+]
 
 
 @pytest.mark.parametrize("where", NUMBERS_READ)
@@ -427,9 +436,7 @@ def test_run_folder_for_resuming(folder, trained, docs, data):
     config = load_config(trained / "config.yaml")
     config.out_dir = str(folder)
     for name in data.draw(
-        st.lists(
-            st.sampled_from(("config.yaml", "environment.json", "status.json", "metrics.jsonl")), min_size=1, max_size=2
-        )
+        st.lists(st.sampled_from(("config.yaml", "environment.json", "status.json", "metrics.jsonl")), min_size=1, max_size=2)
     ):
         (folder / "run" / name).write_bytes(data.draw(hostile_file(trained / name)))
     lock = RunLock()
@@ -460,8 +467,18 @@ def test_metrics_lines(folder, trained, data):
         assert (folder / "metrics.jsonl").read_bytes() == again
 
 
-LINKS = ["run.lock", "config.tmp", "config.yaml", "environment.json", "status.json", "metrics.jsonl", "metrics.jsonl.tmp",
-         "metrics.stale.jsonl", "tokenizer.json", "checkpoints"]  # fmt: skip
+LINKS = [
+    "run.lock",
+    "config.tmp",
+    "config.yaml",
+    "environment.json",
+    "status.json",
+    "metrics.jsonl",
+    "metrics.jsonl.tmp",
+    "metrics.stale.jsonl",
+    "tokenizer.json",
+    "checkpoints",
+]
 
 
 def folder_with_link(tmp_path, trained, name):
@@ -494,8 +511,18 @@ def test_links_in_a_run_folder_are_refused_before_anything_is_written(tmp_path, 
 @pytest.mark.parametrize("name", ["run.lock", "tokenizer.json", "checkpoints"])
 def test_links_in_a_run_folder_lead_no_write_outside(tmp_path, trained, docs, name):
     before = folder_with_link(tmp_path, trained, name)
-    done = run("train.py", *SMALL, f"data.dir={docs}", f"out_dir={tmp_path / 'runs'}", "model=ngpt", "max_steps=2",
-               "eval_interval=1", "checkpoint_interval=1", "run_name=run", code=2)  # fmt: skip
+    done = run(
+        "train.py",
+        *SMALL,
+        f"data.dir={docs}",
+        f"out_dir={tmp_path / 'runs'}",
+        "model=ngpt",
+        "max_steps=2",
+        "eval_interval=1",
+        "checkpoint_interval=1",
+        "run_name=run",
+        code=2,
+    )
     assert "link" in error_line(done)
     assert {key: value for key, value in snapshot(tmp_path).items() if key.startswith("outside")} == before
 
@@ -517,8 +544,12 @@ def test_prompts_that_are_no_text_and_a_tokenizer_that_is_anothers(folder, train
 def test_a_configuration_larger_than_its_checkpoint_allocates_nothing(folder, trained):
     """config.yaml may claim any size; the checkpoint beside it says what there is."""
     valid = (trained / "config.yaml").read_text()
-    for change in (("n_embd: 32", "n_embd: 3200000"), ("n_layer: 2", "n_layer: 20000000"), ("vocab_size: 272", "vocab_size: 2000000000"),
-                   ("sequence_length: 32", "sequence_length: 4000000000")):  # fmt: skip
+    for change in (
+        ("n_embd: 32", "n_embd: 3200000"),
+        ("n_layer: 2", "n_layer: 20000000"),
+        ("vocab_size: 272", "vocab_size: 2000000000"),
+        ("sequence_length: 32", "sequence_length: 4000000000"),
+    ):
         assert change[0] in valid
         shutil.rmtree(folder)
         shutil.copytree(trained, folder)

@@ -5,18 +5,18 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-ROOMS = ("gpt", "ngpt", "ablations", "corpus", "engine", "evaluation", "analysis", "sweeps", "export", "sampling")
+LAB = ("speedup", "inspection", "ablations", "evaluation", "sweeps", "export", "benchmark")
+ROOMS = ("gpt", "ngpt", "arms", "cli", "runfolder", "corpus", "engine", "lab", "sampling")
 MAY_IMPORT = {
     "gpt": set(),
     "ngpt": {"gpt"},
-    "ablations": {"gpt", "ngpt"},
-    "corpus": set(),
-    "engine": {"gpt", "ngpt", "ablations", "corpus"},
-    "evaluation": {"engine", "corpus"},
-    "analysis": {"evaluation", "engine", "corpus"},
-    "sweeps": {"engine", "corpus"},
-    "export": {"evaluation", "engine", "corpus"},
-    "sampling": {"engine", "corpus"},
+    "arms": {"gpt", "ngpt"},
+    "cli": set(),
+    "runfolder": set(),
+    "corpus": {"cli", "runfolder"},
+    "engine": {"gpt", "ngpt", "arms", "cli", "runfolder", "corpus"},
+    "lab": {"engine", "cli", "runfolder", "corpus"},
+    "sampling": {"engine", "cli", "runfolder", "corpus"},
 }
 REGISTRY = "engine/models.py"  # the one file of the engine that names the models
 
@@ -52,7 +52,7 @@ def test_the_engine_knows_the_models_in_one_file_alone():
         name = str(path.relative_to(ROOT))
         if name == REGISTRY:
             continue
-        assert not {n for n in imported(path) if n.split(".")[0] in ("gpt", "ngpt", "ablations")}, name
+        assert not {n for n in imported(path) if n.split(".")[0] in ("gpt", "ngpt", "arms")}, name
         code = "\n".join(line for line in path.read_text().splitlines())
         words = set(re.findall(r"\b(?:n?gpt|GPT|nGPT)\b(?!-vs)", code)) - {"GPT"}
         words -= {"ngpt"} if "NVIDIA/ngpt" in code or "gpt-vs-ngpt" in code else set()
@@ -74,19 +74,17 @@ def test_files_and_functions_stay_small():
     for room in ROOMS:
         for path in sources(room):
             text = path.read_text()
-            assert text.count("\n") <= 260, (
+            assert text.count("\n") <= 290, (
                 f"{path.relative_to(ROOT)} has {text.count(chr(10))} lines: do two things live together?"
             )
             for node in ast.walk(ast.parse(text)):
                 if isinstance(node, ast.FunctionDef):
                     length = node.end_lineno - node.lineno + 1
-                    assert length <= 70, f"{path.relative_to(ROOT)}: {node.name} has {length} lines"
+                    assert length <= 80, f"{path.relative_to(ROOT)}: {node.name} has {length} lines"
 
 
 def test_every_test_that_the_documents_name_exists():
-    defined = {
-        name for path in (ROOT / "tests").glob("test_*.py") for name in re.findall(r"def (test_\w+)", path.read_text())
-    }
+    defined = {name for path in (ROOT / "tests").glob("test_*.py") for name in re.findall(r"def (test_\w+)", path.read_text())}
     for page in (ROOT / "docs").glob("*.md"):
         named = set(re.findall(r"\btest_\w{8,}(?!\.py)\b", page.read_text()))
         assert named <= defined, f"{page.name}: {sorted(named - defined)}"

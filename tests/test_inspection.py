@@ -15,15 +15,15 @@ import torch
 from safetensors.torch import load_file
 from training import ROOT, SMALL, environment, error_line, run
 
-from analysis import inspection
-from analysis.inspection import MATRICES, InspectionError, measure_embedding, measure_matrix, measure_model
-from analysis.inspection_page import write_inspection
-from analysis.inspection_plots import draw_conditions
-from analysis.inspection_record import to_mapping
-from analysis.inspection_runs import History, Inspection, choose_labels, inspect_runs, read_history
+from cli.entry import ConfigError
 from engine.checkpoint import CheckpointError
-from engine.entry import ConfigError
 from engine.models import build_model
+from lab.inspection import measure as inspection
+from lab.inspection.checkpoints import History, Inspection, choose_labels, inspect_runs, read_history
+from lab.inspection.measure import MATRICES, InspectionError, measure_embedding, measure_matrix, measure_model
+from lab.inspection.plots import draw_conditions
+from lab.inspection.record import to_mapping
+from lab.inspection.write import write_inspection
 
 SIZE = {"vocab_size": 40, "n_layer": 2, "n_head": 2, "n_embd": 16, "sequence_length": 8}
 
@@ -184,9 +184,13 @@ def test_history_passes_over_what_is_no_evaluation_record(tmp_path):
     lines = [
         '{"step": 10, "val/loss": 3.0, "scale/sz": 1.5, "train/max_norm_deviation": 1e-7}',
         '{"step": 10, "train/loss": 3.0, "scale/sz": 99}',
-        '{"step": 20, "val/loss": 2.0, "scale/sz": NaN}', "[1]", "{}", '{"step": "x", "val/loss": 1}',
-        '{"step": 40, "val/loss": 1.0, "scale/sz": 7}', '{"step": 50, "val/lo',
-    ]  # fmt: skip
+        '{"step": 20, "val/loss": 2.0, "scale/sz": NaN}',
+        "[1]",
+        "{}",
+        '{"step": "x", "val/loss": 1}',
+        '{"step": 40, "val/loss": 1.0, "scale/sz": 7}',
+        '{"step": 50, "val/lo',
+    ]
     (tmp_path / "metrics.jsonl").write_text("\n".join(lines))
     found = read_history(tmp_path / "metrics.jsonl", last_step=30)
     assert found == History([10, 20], {"sz": [1.5, None]}, [1e-7, None], [3.0, 2.0])
@@ -210,7 +214,7 @@ def test_the_command_on_trained_runs(runs, tmp_path):
     gpt, ngpt = report["runs"]
     assert (gpt["label"], ngpt["label"]) == ("GPT", "nGPT") and gpt["step"] == ngpt["step"] == 12
 
-    weights = {name: load_file(runs / name / "checkpoints" / "step-00000012" / "model.safetensors") for name in ("gpt", "ngpt")}  # fmt: skip
+    weights = {name: load_file(runs / name / "checkpoints" / "step-00000012" / "model.safetensors") for name in ("gpt", "ngpt")}
     heads = weights["gpt"]["blocks.1.attn.v_proj.weight"].double().numpy().reshape(2, 16, 32)
     assert gpt["matrices"]["v"][1]["condition_per_head"] == pytest.approx([np.linalg.cond(head) for head in heads])
     down = weights["gpt"]["blocks.0.mlp.down_proj.weight"].double().numpy()
@@ -229,8 +233,15 @@ def test_the_command_on_trained_runs(runs, tmp_path):
         assert means[-1] == pytest.approx(scales["mean_abs"], rel=1e-5) and means[0] == pytest.approx(scales["init"])
     assert all(deviation < 1e-5 for deviation in ngpt["history"]["max_norm_deviation"])
 
-    figures = {"embeddings.png", "condition_numbers.png", "scales.png", "attention_layer1.png", "attention_layer2.png",
-               "scale_histograms.png", "scale_history.png"}  # fmt: skip
+    figures = {
+        "embeddings.png",
+        "condition_numbers.png",
+        "scales.png",
+        "attention_layer1.png",
+        "attention_layer2.png",
+        "scale_histograms.png",
+        "scale_history.png",
+    }
     assert set(report["figures"]) == figures
     assert {path.name for path in (tmp_path / "report").iterdir()} == figures | {"inspection.html", "inspection.json"}
     assert all((tmp_path / "report" / name).read_bytes().startswith(b"\x89PNG") for name in figures)
@@ -285,9 +296,7 @@ def test_no_script_leaves_its_folder_on_the_path():
             if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "sys.path[0]":
                 break
             if isinstance(node, ast.Import | ast.ImportFrom):
-                assert ast.unparse(node) in ("import sys", "from pathlib import Path"), (
-                    f"{path.name}: {ast.unparse(node)}"
-                )
+                assert ast.unparse(node) in ("import sys", "from pathlib import Path"), f"{path.name}: {ast.unparse(node)}"
         else:
             pytest.fail(f"{path.name} does not replace sys.path[0]")
 

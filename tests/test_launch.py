@@ -131,9 +131,12 @@ def slurm(folder, **programs):
         path.chmod(0o755)
     return {
         "PATH": os.pathsep.join((str(folder / "bin"), str(Path(sys.executable).parent), os.environ["PATH"])),
-        "VIRTUAL_ENV": sys.prefix, "SLURM_SUBMIT_DIR": str(ROOT), "SLURM_JOB_ID": "4711", "SLURM_JOB_NUM_NODES": "1",
+        "VIRTUAL_ENV": sys.prefix,
+        "SLURM_SUBMIT_DIR": str(ROOT),
+        "SLURM_JOB_ID": "4711",
+        "SLURM_JOB_NUM_NODES": "1",
         "PROCESSES_PER_NODE": "2",
-    }  # fmt: skip
+    }
 
 
 def requeued(folder):
@@ -159,7 +162,7 @@ def test_the_sbatch_script_saves_before_the_limit_requeues_and_continues(docs, w
 
 def test_the_sbatch_script_refuses_a_wrong_configuration_in_one_line(tmp_path):
     changes = slurm(tmp_path / "slurm")
-    done = subprocess.run(["bash", str(SBATCH), "learning_rte=1"], env=environment(**changes), capture_output=True, text=True)  # fmt: skip
+    done = subprocess.run(["bash", str(SBATCH), "learning_rte=1"], env=environment(**changes), capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr == "error: unknown key 'learning_rte': did you mean 'learning_rate'?\n"
     assert not requeued(tmp_path / "slurm")
 
@@ -191,8 +194,13 @@ def test_when_the_sbatch_script_requeues(state, checkpoint, code, back, tmp_path
     changes = slurm(tmp_path, python=PLAN, torchrun=TORCHRUN_THAT)
     (tmp_path / "run/checkpoints/step-00000020").mkdir(parents=True)
     (tmp_path / "run/status.json").write_text('{"state": "preempted"}')
-    done = subprocess.run(["bash", str(SBATCH)], env=environment(STATE=state, CHECKPOINT=checkpoint, **changes),
-                          capture_output=True, text=True, timeout=60)  # fmt: skip
+    done = subprocess.run(
+        ["bash", str(SBATCH)],
+        env=environment(STATE=state, CHECKPOINT=checkpoint, **changes),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     assert (done.returncode, requeued(tmp_path)) == (code, ["4711"] * back), done.stdout + done.stderr
 
 

@@ -48,9 +48,7 @@ def test_forward_loss_and_gradients_are_those_of_the_equations(name):
     torch.testing.assert_close(loss, expected, rtol=1e-7, atol=1e-7)
     for key, parameter in model.named_parameters():
         assert parameter.grad.abs().max() > 1e-6, f"{key} has no gradient"
-        torch.testing.assert_close(
-            parameter.grad, weights[key].grad, rtol=1e-5, atol=1e-6, msg=lambda m, key=key: f"{key}: {m}"
-        )
+        torch.testing.assert_close(parameter.grad, weights[key].grad, rtol=1e-5, atol=1e-6, msg=lambda m, key=key: f"{key}: {m}")
 
 
 @pytest.mark.parametrize("name", ARMS)
@@ -66,10 +64,15 @@ def test_no_position_sees_a_later_one(name):
 
 @pytest.mark.parametrize(
     "name, size, vocab_size, total",
-    [("gpt", (24, 16, 1024), 50304, 505_725_952), ("ngpt", (24, 16, 1024), 50304, 505_996_416),
-     ("gpt", (24, 16, 1024), 32000, 468_239_360), ("ngpt", (24, 16, 1024), 32000, 468_491_520),
-     ("gpt", (36, 20, 1280), 32000, 1_025_731_840), ("ngpt", (36, 20, 1280), 32000, 1_026_177_280)],
-)  # fmt: skip
+    [
+        ("gpt", (24, 16, 1024), 50304, 505_725_952),
+        ("ngpt", (24, 16, 1024), 50304, 505_996_416),
+        ("gpt", (24, 16, 1024), 32000, 468_239_360),
+        ("ngpt", (24, 16, 1024), 32000, 468_491_520),
+        ("gpt", (36, 20, 1280), 32000, 1_025_731_840),
+        ("ngpt", (36, 20, 1280), 32000, 1_026_177_280),
+    ],
+)
 def test_parameter_counts_are_the_papers(name, size, vocab_size, total):
     n_layer, n_head, n_embd = size
     node = {"name": name, "n_layer": n_layer, "n_head": n_head, "n_embd": n_embd, "vocab_size": vocab_size}
@@ -179,9 +182,7 @@ def test_rotary_scores_depend_on_distance_alone_and_longer_sequences_work():
     for distance in (0, 3, 17):
         scores = (rotated_q[distance:] * rotated_k[: 64 - distance]).sum(-1)
         torch.testing.assert_close(scores, scores[0].expand_as(scores), rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(
-        rotated_q.norm(dim=-1), q.norm().expand(64)
-    )  # NVIDIA/ngpt issue 10: theirs is no rotation
+    torch.testing.assert_close(rotated_q.norm(dim=-1), q.norm().expand(64))  # NVIDIA/ngpt issue 10: theirs is no rotation
     torch.testing.assert_close(table(32), table(64)[:, :32])
 
 

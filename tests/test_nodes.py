@@ -50,17 +50,32 @@ def launch(nodes, data, run_dir):
     The rendezvous is static: under c10d the agent that is cut off from the store waits for TCP to give up, 15 minutes.
     """
     return [
-        Job(run_dir, ["ip", "netns", "exec", node, sys.executable, "-m", "torch.distributed.run", "--nnodes=2", f"--node-rank={rank}",
-                      f"--master-addr={ADDRESSES[0]}", "--master-port=29400", "--nproc-per-node=1", HANDLED,
-                      str(ROOT / "train.py"), *arguments(data, run_dir, f"timeout_seconds={TIMEOUT}")],
-            GLOO_SOCKET_IFNAME="cable")
+        Job(
+            run_dir,
+            [
+                "ip",
+                "netns",
+                "exec",
+                node,
+                sys.executable,
+                "-m",
+                "torch.distributed.run",
+                "--nnodes=2",
+                f"--node-rank={rank}",
+                f"--master-addr={ADDRESSES[0]}",
+                "--master-port=29400",
+                "--nproc-per-node=1",
+                HANDLED,
+                str(ROOT / "train.py"),
+                *arguments(data, run_dir, f"timeout_seconds={TIMEOUT}"),
+            ],
+            GLOO_SOCKET_IFNAME="cable",
+        )
         for rank, node in enumerate(nodes)
-    ]  # fmt: skip
+    ]
 
 
-def test_a_cut_cable_ends_both_sides_and_the_resumed_run_equals_an_undisturbed_one(
-    nodes, docs, tmp_path, tmp_path_factory
-):
+def test_a_cut_cable_ends_both_sides_and_the_resumed_run_equals_an_undisturbed_one(nodes, docs, tmp_path, tmp_path_factory):
     run_dir = tmp_path / "parts"
     first, second = launch(nodes, docs, run_dir)
     with first, second:
@@ -68,9 +83,7 @@ def test_a_cut_cable_ends_both_sides_and_the_resumed_run_equals_an_undisturbed_o
         ip("link", "set", "cable", "down", namespace=nodes[1])
         cut = time.monotonic()
         for job in (first, second):
-            wait_until(
-                lambda job=job: job.process.poll() is not None, TIMEOUT + 60, "this side ended\n" + job.output[-3000:]
-            )
+            wait_until(lambda job=job: job.process.poll() is not None, TIMEOUT + 60, "this side ended\n" + job.output[-3000:])
             assert job.process.returncode == 1 and "Timed out" in job.output, job.output[-3000:]
         wait_until(lambda: not processes_of(run_dir), 5, "every process ended")
         assert time.monotonic() - cut < TIMEOUT + 60

@@ -10,19 +10,27 @@ import torch.nn.functional as F
 from torch import nn
 from training import ROOT, composed, environment, error_line, run
 
-from benchmark.arms import held_bytes
-from benchmark.measure import allocated_peak
 from engine.loss import MAX_LOGITS, NextTokenLoss, chunked_cross_entropy, summed_cross_entropy
 from engine.memory import estimate_memory, recompute
 from engine.models import build_model
 from engine.optimizer import build_optimizer
 from engine.precision import autocast, use_float8
+from lab.benchmark.arms import held_bytes
+from lab.benchmark.measure import allocated_peak
 from ngpt.normalization import normalize, normalize_matrices_, scaled_linear
 
 CPU = torch.device("cpu")
 ARMS = ["gpt", "ngpt"]
-SHAPE = ["size=tiny", "model.n_layer=2", "model.n_embd=64", "model.n_head=2", "model.sequence_length=64", "model.vocab_size=512",
-         "micro_batch_size=4", "device=cpu"]  # fmt: skip
+SHAPE = [
+    "size=tiny",
+    "model.n_layer=2",
+    "model.n_embd=64",
+    "model.n_head=2",
+    "model.sequence_length=64",
+    "model.vocab_size=512",
+    "micro_batch_size=4",
+    "device=cpu",
+]
 
 
 def make(arm, *overrides):
@@ -79,9 +87,7 @@ def test_the_loss_in_chunks_has_the_loss_and_gradients_of_the_whole(dtype, toler
     hidden, matrix = torch.randn(70, 16, requires_grad=True), torch.randn(50, 16, requires_grad=True)
     targets = torch.randint(0, 50, (70,))
     targets[10:20] = -100  # a chunk of padding
-    chunked = (
-        torch.compile(chunked_cross_entropy, fullgraph=True, dynamic=False) if use_compile else chunked_cross_entropy
-    )
+    chunked = torch.compile(chunked_cross_entropy, fullgraph=True, dynamic=False) if use_compile else chunked_cross_entropy
 
     def measure(function):
         with torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32):
@@ -93,9 +99,7 @@ def test_the_loss_in_chunks_has_the_loss_and_gradients_of_the_whole(dtype, toler
     for a, b in zip(whole, measure(lambda *inputs: chunked(*inputs, 10 * 50)), strict=True):
         assert (a - b).norm() <= tolerance * a.norm()
     with torch.no_grad():
-        torch.testing.assert_close(
-            chunked(hidden, matrix, targets, 10 * 50), summed_cross_entropy(hidden, matrix, targets)
-        )
+        torch.testing.assert_close(chunked(hidden, matrix, targets, 10 * 50), summed_cross_entropy(hidden, matrix, targets))
 
 
 @pytest.mark.parametrize("arm", ARMS)
@@ -215,14 +219,30 @@ def test_fp8_products_keep_names_and_come_close(arm):
 
 
 def test_fp8_is_refused_where_it_cannot_run(docs, tmp_path):
-    done = run("train.py", "precision=fp8", *SHAPE, "data=docs", f"data.dir={docs}", "model.vocab_size=272", f"out_dir={tmp_path}",
-               "global_batch_size=8", "max_steps=2", "warmup_steps=0", code=2)  # fmt: skip
+    done = run(
+        "train.py",
+        "precision=fp8",
+        *SHAPE,
+        "data=docs",
+        f"data.dir={docs}",
+        "model.vocab_size=272",
+        f"out_dir={tmp_path}",
+        "global_batch_size=8",
+        "max_steps=2",
+        "warmup_steps=0",
+        code=2,
+    )
     assert "precision=fp8 needs an NVIDIA GPU" in error_line(done)
 
 
 def bench(*arguments, code=0):
-    done = subprocess.run([sys.executable, str(ROOT / "scripts/bench.py"), *arguments], env=environment(), capture_output=True,
-                          text=True, timeout=300)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "scripts/bench.py"), *arguments],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert done.returncode == code, done.stderr[-3000:]
     return done
 
@@ -242,9 +262,7 @@ def test_the_benchmark_times_both_arms_side_by_side(tmp_path):
     assert list(result["arms"]) == ["gpt", "ngpt", "gpt:compiled"]
     for name, arm in result["arms"].items():
         assert f"| {name} |" in done.stdout
-        assert len(arm["all_step_seconds"]) == 4 and arm["tokens_per_second"] == pytest.approx(
-            8 * 64 / arm["step_seconds"]
-        )
+        assert len(arm["all_step_seconds"]) == 4 and arm["tokens_per_second"] == pytest.approx(8 * 64 / arm["step_seconds"])
         assert set(arm["phases"]) == {"data", "forward", "backward", "clipping", "optimizer", "renormalization"}
         assert 0 < arm["phases"]["forward"] < sum(arm["phases"].values())
         assert arm["memory_estimate_gib"] == pytest.approx(arm["peak_memory_gib"], rel=0.15, abs=0.002)
@@ -291,8 +309,6 @@ for sample in range(0, 100_000, 16):
     windows.read(sample, 16)
 print(resident() - before)
 """
-    done = subprocess.run(
-        [sys.executable, "-c", program], env=environment(), capture_output=True, text=True, timeout=300
-    )
+    done = subprocess.run([sys.executable, "-c", program], env=environment(), capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
     assert float(done.stdout) < 20  # MiB

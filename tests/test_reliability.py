@@ -153,9 +153,7 @@ def test_room_is_checked_before_writing(monkeypatch, tmp_path):
 
 
 def test_keep_every_keeps_for_good(docs, tmp_path):
-    folder = here(
-        docs, tmp_path, "x", "checkpoint_interval=2", "keep_checkpoints=1", "keep_every=4", "eval_interval=12"
-    )
+    folder = here(docs, tmp_path, "x", "checkpoint_interval=2", "keep_checkpoints=1", "keep_every=4", "eval_interval=12")
     names = sorted(path.name for path in (folder / "checkpoints").iterdir())
     assert names == ["step-00000004", "step-00000008", "step-00000012"]
 
@@ -168,9 +166,13 @@ def test_full_disk_leaves_the_checkpoint_before_and_the_run_can_go_on(docs, tmp_
         path.rename(tmp_path / "aside")
     words = arguments(docs, tmp_path, "x", "model=ngpt")
     done = subprocess.run(
-        command("tests/faulty_train.py", "quick_retries", *words), cwd=ROOT, env=environment(), capture_output=True, text=True,
+        command("tests/faulty_train.py", "quick_retries", *words),
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+        text=True,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000)),
-    )  # fmt: skip
+    )
     assert done.returncode == 4, done.stderr
     assert "could not be written" in done.stderr and "Traceback" not in done.stderr
     assert [p.name for p in (folder / "checkpoints").iterdir()] == ["step-00000006"]
@@ -185,9 +187,7 @@ def test_full_disk_leaves_the_checkpoint_before_and_the_run_can_go_on(docs, tmp_
 @pytest.mark.distributed
 def test_a_save_that_fails_on_rank_0_ends_every_rank(docs, tmp_path):
     started = time.monotonic()
-    done = run(
-        "tests/faulty_train.py", "failing_save", *arguments(docs, tmp_path, "x", "micro_batch_size=4"), ranks=2, code=1
-    )
+    done = run("tests/faulty_train.py", "failing_save", *arguments(docs, tmp_path, "x", "micro_batch_size=4"), ranks=2, code=1)
     assert "Read-only file system" in done.stderr and time.monotonic() - started < 120
     assert status(tmp_path / "x")["state"] == "failed" and "Read-only" in status(tmp_path / "x")["message"]
 
@@ -220,9 +220,7 @@ def test_a_pickle_in_a_checkpoint_is_refused_and_not_run(docs, tmp_path):
 @pytest.mark.slow
 def test_two_jobs_cannot_write_one_run_and_a_dead_owner_holds_nothing(docs, tmp_path):
     words = arguments(docs, tmp_path, "x", "max_steps=100000", "eval_interval=100000", "checkpoint_interval=50")
-    first = subprocess.Popen(
-        command("train.py", *words), cwd=ROOT, env=environment(), stdout=subprocess.PIPE, text=True
-    )
+    first = subprocess.Popen(command("train.py", *words), cwd=ROOT, env=environment(), stdout=subprocess.PIPE, text=True)
     for line in first.stdout:
         if "step      60/" in line:
             break
@@ -232,9 +230,7 @@ def test_two_jobs_cannot_write_one_run_and_a_dead_owner_holds_nothing(docs, tmp_
     assert "another job" in error_line(never) and sorted(p.name for p in tmp_path.iterdir()) == ["x"]
     first.kill()
     first.communicate()
-    third = subprocess.Popen(
-        command("train.py", *words), cwd=ROOT, env=environment(), stdout=subprocess.PIPE, text=True
-    )
+    third = subprocess.Popen(command("train.py", *words), cwd=ROOT, env=environment(), stdout=subprocess.PIPE, text=True)
     for line in third.stdout:
         if "/100,000 |" in line:
             assert int(line.split("/")[0].split()[-1].replace(",", "")) > 50  # resumed
@@ -267,8 +263,13 @@ def test_a_signal_in_an_evaluation_puts_it_off(docs, tmp_path, whole, faults):
 @pytest.mark.slow
 def test_a_second_signal_ends_a_save_at_once_and_harms_nothing(docs, tmp_path, whole):
     words = arguments(docs, tmp_path, "x", "model=ngpt")
-    process = subprocess.Popen(command("tests/faulty_train.py", "slow_save=600", *words), cwd=ROOT, env=environment(),
-                               stdout=subprocess.PIPE, text=True)  # fmt: skip
+    process = subprocess.Popen(
+        command("tests/faulty_train.py", "slow_save=600", *words),
+        cwd=ROOT,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     for line in process.stdout:
         if "saving" in line:
             break
@@ -287,10 +288,17 @@ def test_a_second_signal_ends_a_save_at_once_and_harms_nothing(docs, tmp_path, w
 @pytest.mark.slow
 @pytest.mark.distributed
 def test_a_signal_to_one_rank_stops_all_at_one_step(docs, tmp_path):
-    words = arguments(docs, tmp_path, "x", "micro_batch_size=4", "max_steps=100000", "eval_interval=100000",
-                      "checkpoint_interval=100000")  # fmt: skip
-    job = subprocess.Popen(command("train.py", *words, ranks=2), cwd=ROOT, env=environment(), stdout=subprocess.PIPE,
-                           stderr=subprocess.PIPE, text=True)  # fmt: skip
+    words = arguments(
+        docs, tmp_path, "x", "micro_batch_size=4", "max_steps=100000", "eval_interval=100000", "checkpoint_interval=100000"
+    )
+    job = subprocess.Popen(
+        command("train.py", *words, ranks=2),
+        cwd=ROOT,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     for line in job.stdout:
         if "step      10/" in line:
             break
@@ -325,9 +333,7 @@ def test_skip_leaves_one_step_out(docs, tmp_path, faults, whole):
     folder = here(docs, tmp_path, "x", "model=ngpt", "on_nonfinite=skip")
     losses = metrics(folder, "train/loss")
     assert sorted(losses) == [1, 2, 3, 4, 5, 6, 7, 9, 10, 11, 12]
-    assert {s: v for s, v in metrics(whole, "train/loss").items() if s < 8} == {
-        s: v for s, v in losses.items() if s < 8
-    }
+    assert {s: v for s, v in metrics(whole, "train/loss").items() if s < 8} == {s: v for s, v in losses.items() if s < 8}
     saved = json.loads((folder / "checkpoints/step-00000012/trainer.json").read_text())
     assert saved["nonfinite_events"] == 1 and status(folder)["state"] == "done"
 
@@ -420,8 +426,14 @@ def test_a_full_disk_keeps_metrics_in_memory_until_it_has_room(tmp_path, monkeyp
 def test_a_console_that_is_full_or_gone_does_not_end_a_run(docs, tmp_path):
     words = arguments(docs, tmp_path, "full")
     with open("/dev/full", "w") as full:
-        done = subprocess.run(command("train.py", *words), cwd=ROOT, env=environment(LANG="C", LC_ALL="C"), stdout=full,
-                              stderr=subprocess.PIPE, text=True)  # fmt: skip
+        done = subprocess.run(
+            command("train.py", *words),
+            cwd=ROOT,
+            env=environment(LANG="C", LC_ALL="C"),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
     assert done.returncode == 0 and status(tmp_path / "full")["state"] == "done", done.stderr
     line = " ".join(map(repr, command("train.py", *arguments(docs, tmp_path, "gone")))) + " | head -n 1"
     subprocess.run(line, shell=True, cwd=ROOT, env=environment(), capture_output=True, check=True)
@@ -461,9 +473,7 @@ def test_a_tracker_that_fails_is_one_warning(fails_in, docs, tmp_path, monkeypat
 def test_secrets_are_not_written(docs, tmp_path):
     secrets = {"WANDB_API_KEY": "5ec2e7" * 7, "HF_TOKEN": "hf_notforprint", "AWS_SECRET_ACCESS_KEY": "notforprint"}
     words = arguments(docs, tmp_path, "x", "wandb.mode=offline")
-    done = subprocess.run(
-        command("train.py", *words), cwd=ROOT, env=environment(**secrets), capture_output=True, check=True
-    )
+    done = subprocess.run(command("train.py", *words), cwd=ROOT, env=environment(**secrets), capture_output=True, check=True)
     written = done.stdout + done.stderr + b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
     assert not [name for name, secret in secrets.items() if secret.encode() in written]
 

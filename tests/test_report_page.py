@@ -14,22 +14,20 @@ import pytest
 import torch
 from synthetic_runs import make_ladders, make_run
 
-from analysis.fairness import describe_fairness
-from analysis.groups import analyze_groups
-from analysis.inspection import measure_model
-from analysis.inspection_page import write_inspection
-from analysis.inspection_runs import History, Inspection
-from analysis.report import write_report
-from analysis.runs import read_runs
 from engine.models import build_model
+from lab.inspection.checkpoints import History, Inspection
+from lab.inspection.measure import measure_model
+from lab.inspection.write import write_inspection
+from lab.runs import read_runs
+from lab.speedup.fairness import describe_fairness
+from lab.speedup.groups import analyze_groups
+from lab.speedup.write import write_report
 
 ROOT = Path(__file__).resolve().parents[1]
 PHONE, DESK = 390, 1100  # CSS pixels
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 BROWSER = next(filter(None, map(shutil.which, BROWSERS)), None)
-in_browser = pytest.mark.skipif(
-    BROWSER is None, reason=f"no browser here: none of {', '.join(BROWSERS)} is on the PATH"
-)
+in_browser = pytest.mark.skipif(BROWSER is None, reason=f"no browser here: none of {', '.join(BROWSERS)} is on the PATH")
 DARK = "--blink-settings=preferredColorScheme=0"
 
 # A page around the page under test, which stays as it is: it measures, and writes what it found into its own DOM.
@@ -62,8 +60,16 @@ frame.onload = () => {{
 def launch(folder: Path, *arguments: object) -> subprocess.CompletedProcess:
     """Start the browser once, with a profile of its own, and return what it printed."""
     # --no-sandbox: Chromium's sandbox does not start for root, as whom containers run their tests.
-    options = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--enable-logging=stderr",
-               "--allow-file-access-from-files", "--virtual-time-budget=20000", f"--user-data-dir={folder}/profile"]  # fmt: skip
+    options = [
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--hide-scrollbars",
+        "--enable-logging=stderr",
+        "--allow-file-access-from-files",
+        "--virtual-time-budget=20000",
+        f"--user-data-dir={folder}/profile",
+    ]
     command = [BROWSER, *options, *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=120)
 
@@ -76,9 +82,7 @@ def measure(page: Path, width: int, folder: Path, *options: str) -> dict:
     done = launch(folder, f"--window-size={width + 50},1000", *options, "--dump-dom", frame.as_uri())
     found = re.search(r'<pre id="found">(.+?)</pre>', done.stdout, re.DOTALL)
     assert found, f"the browser measured nothing: {done.stdout[-500:]} {done.stderr[-1000:]}"
-    return json.loads(html.unescape(found[1])) | {
-        "console": [line for line in done.stderr.splitlines() if "CONSOLE" in line]
-    }
+    return json.loads(html.unescape(found[1])) | {"console": [line for line in done.stderr.splitlines() if "CONSOLE" in line]}
 
 
 def find_faults(found: dict) -> list[str]:
@@ -114,13 +118,14 @@ def pages(tmp_path_factory) -> dict[str, Path]:
     plain = make_ladders(root / "plain", 1.5, budgets=(100, 200), seeds=(1, 2), rates=(1e-3, 3e-3, 9e-3), noise=0.003)
     plain.append(make_run(root / "plain", "a name & <b>#1</b> %41 " + "x" * 90, seed=3))
     longer = {"model.sequence_length": 4096, "size": "a-size-with-a-name-that-nobody-would-give-to-it"}
-    other = [make_run(root / "other", f"{arm}-{steps}", arm, steps, 1.7 if arm == "ngpt" else 1.0, config=longer)
-             for arm in ("gpt", "ngpt") for steps in (100, 200)]  # fmt: skip
+    other = [
+        make_run(root / "other", f"{arm}-{steps}", arm, steps, 1.7 if arm == "ngpt" else 1.0, config=longer)
+        for arm in ("gpt", "ngpt")
+        for steps in (100, 200)
+    ]
     stored = {"precision": {"name": "bf16_weights", "matrices": "bfloat16"}}
     parts = make_ladders(root / "parts", 1.9, budgets=(100, 200, 400))
-    parts += [
-        make_run(root / "parts", f"stored-{steps}", "gpt", steps, 0.6, config=stored) for steps in (100, 200, 400)
-    ]
+    parts += [make_run(root / "parts", f"stored-{steps}", "gpt", steps, 0.6, config=stored) for steps in (100, 200, 400)]
     for name, runs, with_parts in (("one", plain, False), ("two", plain + other, False), ("parts", parts, True)):
         write_report(analyze_groups(read_runs(runs), with_parts=with_parts), root / name)
     write_inspection([inspect_model("gpt"), inspect_model("ngpt")], root / "inspection")
@@ -135,8 +140,9 @@ def pages(tmp_path_factory) -> dict[str, Path]:
 
 @in_browser
 @pytest.mark.parametrize("width", [PHONE, DESK])
-@pytest.mark.parametrize("name, pictures, links", [("one", 6, 25), ("two", 12, 29), ("parts", 6, 9), ("inspection", 7, 0),
-                                                   ("committed", 6, 68)])  # fmt: skip
+@pytest.mark.parametrize(
+    "name, pictures, links", [("one", 6, 25), ("two", 12, 29), ("parts", 6, 9), ("inspection", 7, 0), ("committed", 6, 68)]
+)
 def test_a_page_is_whole_in_a_browser(pages, tmp_path, name, pictures, links, width):
     found = measure(pages[name], width, tmp_path)
     assert not find_faults(found)
@@ -156,9 +162,7 @@ def test_a_dark_screen_gets_a_dark_page_and_turned_pictures(pages, tmp_path):
 
 @in_browser
 def test_the_page_prints(pages, tmp_path):
-    done = launch(
-        tmp_path, DARK, "--no-pdf-header-footer", f"--print-to-pdf={tmp_path}/report.pdf", pages["one"].as_uri()
-    )
+    done = launch(tmp_path, DARK, "--no-pdf-header-footer", f"--print-to-pdf={tmp_path}/report.pdf", pages["one"].as_uri())
     paper = (tmp_path / "report.pdf").read_bytes()
     assert paper.startswith(b"%PDF") and "CONSOLE" not in done.stderr
     # Vectors stay vectors: a page that printed its pictures through a filter would hold them as images.
@@ -187,9 +191,7 @@ def test_the_measurement_finds_what_is_broken(tmp_path):
 
 def test_fairness_is_said_in_sentences(tmp_path):
     folders = make_ladders(tmp_path, 1.5, budgets=(100, 200), seeds=(1, 2), rates=(1e-3, 3e-3, 9e-3), noise=0.003)
-    folders.append(
-        make_run(tmp_path, "more", "ngpt", 400, 1.5, lr=3e-3, seed=1, environment={"evaluation.digest": "eval-1"})
-    )
+    folders.append(make_run(tmp_path, "more", "ngpt", 400, 1.5, lr=3e-3, seed=1, environment={"evaluation.digest": "eval-1"}))
     words = describe_fairness(analyze_groups(read_runs(folders)).sections[0].analysis)
     for part, sentence in zip(
         (
@@ -211,11 +213,7 @@ def test_fairness_is_said_in_sentences(tmp_path):
 
 
 def test_pictures_are_whole_whatever_an_arm_is_called(tmp_path):
-    folders = [
-        make_run(tmp_path, f"{steps}{len(arm)}", arm, steps)
-        for arm in ("gpt", "a\x07--><b>$x_{")
-        for steps in (100, 200)
-    ]
+    folders = [make_run(tmp_path, f"{steps}{len(arm)}", arm, steps) for arm in ("gpt", "a\x07--><b>$x_{") for steps in (100, 200)]
     write_report(analyze_groups(read_runs(folders)), tmp_path / "out")
     page = (tmp_path / "out" / "report.html").read_text()
     pictures = re.findall(r'src="data:image/svg\+xml;base64,([^"]+)"', page)

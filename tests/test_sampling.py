@@ -16,8 +16,8 @@ from test_ablations import VARIANTS, variant
 from test_models import perturbed
 from training import ROOT, SMALL, command, environment, error_line, run
 
+from cli.entry import CONFIG_DIR, ConfigError, to_dataclass
 from corpus.manifest import DataError
-from engine.entry import CONFIG_DIR, ConfigError, to_dataclass
 from engine.generate import choose, context_start, generate
 from engine.loss import NextTokenLoss
 from engine.models import build_model
@@ -260,8 +260,21 @@ def test_json_says_what_was_drawn_and_with_what(runs, capsys):
     assert [(r["run"], r["prompt"], r["sample"]) for r in lines] == [
         (str(one_run.folder), prompt, sample) for prompt in ("", "Zeile\nä 🙂") for one_run in runs for sample in (1, 2)
     ]
-    assert set(lines[0]) == {"run", "model", "step", "prompt", "completion", "prompt_tokens", "completion_tokens", "seed", "sample",
-                             "finish_reason", "temperature", "top_k", "top_p"}  # fmt: skip
+    assert set(lines[0]) == {
+        "run",
+        "model",
+        "step",
+        "prompt",
+        "completion",
+        "prompt_tokens",
+        "completion_tokens",
+        "seed",
+        "sample",
+        "finish_reason",
+        "temperature",
+        "top_k",
+        "top_p",
+    }
     assert [r["model"] for r in lines[:4]] == ["gpt", "gpt", "ngpt", "ngpt"]
     first, last = lines[0], lines[-1]
     assert (first["step"], first["seed"], first["top_k"], first["top_p"], first["temperature"]) == (12, 7, 9, None, 0.5)
@@ -304,16 +317,30 @@ def test_a_single_sample_is_streamed_by_whole_characters(monkeypatch, runs):
 def test_several_samples_are_written_in_order_and_the_first_unfinished_one_is_streamed(monkeypatch, runs):
     Scripted(monkeypatch, b"abcd", b"x", b"123456")
     assert written(monkeypatch, runs[0], "num_samples=3") == [
-        "--- sample 1\n> ", "a", "b", "c", "d", "\n", "--- sample 2\n> ", "x", "\n", "--- sample 3\n> ", "12345", "6", "\n",
-    ]  # fmt: skip
+        "--- sample 1\n> ",
+        "a",
+        "b",
+        "c",
+        "d",
+        "\n",
+        "--- sample 2\n> ",
+        "x",
+        "\n",
+        "--- sample 3\n> ",
+        "12345",
+        "6",
+        "\n",
+    ]
 
 
 def test_json_and_the_end_of_text(monkeypatch, runs, capsys):
     Scripted(monkeypatch, b"abcd", b"", b"1234567")
     lines = records(capsys, runs[:1], ["p"], "num_samples=3", "max_new_tokens=5")
     assert [(r["completion"], r["completion_tokens"], r["finish_reason"]) for r in lines] == [
-        ("abcd", 4, "end_of_text"), ("", 0, "end_of_text"), ("12345", 5, "length"),
-    ]  # fmt: skip
+        ("abcd", 4, "end_of_text"),
+        ("", 0, "end_of_text"),
+        ("12345", 5, "length"),
+    ]
 
 
 def test_several_prompts_and_one_longer_than_the_context(runs, capsys):
@@ -332,11 +359,7 @@ def test_compare_shows_the_same_samples_in_columns_or_below_each_other(runs, cap
     titles = [one_run.title for one_run in runs]
     monkeypatch.delenv("COLUMNS", raising=False)
     below = shown(capsys, runs, ["The é"], "num_samples=2")
-    expected = [
-        f"--- {titles[arm]}, sample {sample + 1}\nThe é{single[2 * arm + sample]}\n"
-        for sample in (0, 1)
-        for arm in (0, 1)
-    ]
+    expected = [f"--- {titles[arm]}, sample {sample + 1}\nThe é{single[2 * arm + sample]}\n" for sample in (0, 1) for arm in (0, 1)]
     assert below == "".join(expected[:2]) + "\n" + "".join(expected[2:]) + "\n"
     monkeypatch.setenv("COLUMNS", "40")
     assert shown(capsys, runs, ["The é"], "num_samples=2") == below, "too narrow"
@@ -352,9 +375,7 @@ def test_columns_stay_straight_with_wide_characters():
     block = side_by_side(["A", "B" * 50], texts, 63)
     lines = block.splitlines()
     bars = {text_width(line[: line.index("|")]) for line in lines if "|" in line}
-    assert (
-        bars == {31} and all(text_width(line) <= 63 for line in lines) and "\x1b" not in block and "\x07" not in block
-    )
+    assert bars == {31} and all(text_width(line) <= 63 for line in lines) and "\x1b" not in block and "\x07" not in block
     left = "".join(line.split(" |")[0].strip() for line in lines[3:])
     assert left == texts[0]
     assert side_by_side(["A", "B"], ["", ""], 50) is None and side_by_side(["A", "B"], ["", ""], 51)
@@ -391,11 +412,19 @@ def test_prompt_files(tmp_path):
 
 @pytest.mark.parametrize(
     "name, content, message",
-    [("none.txt", None, "No such file"), ("a.txt", b"", "no prompt"), ("a.txt", b" \n\r\n", "no prompt"),
-     ("a.txt", b"abc\xff", r"not UTF-8 text \(byte 3\)"), ("a.txt", b"a\0b", "zero bytes"), ("a.jsonl", b"\n{", "line 2: not JSON"),
-     ("a.jsonl", b'"x"', "line 1: not a JSON object"), ("a.jsonl", b'{"prompt": 3}', '"prompt" that is text'),
-     ("a.jsonl", b"[" * 100_000, "not JSON"), (".", None, "directory")],
-)  # fmt: skip
+    [
+        ("none.txt", None, "No such file"),
+        ("a.txt", b"", "no prompt"),
+        ("a.txt", b" \n\r\n", "no prompt"),
+        ("a.txt", b"abc\xff", r"not UTF-8 text \(byte 3\)"),
+        ("a.txt", b"a\0b", "zero bytes"),
+        ("a.jsonl", b"\n{", "line 2: not JSON"),
+        ("a.jsonl", b'"x"', "line 1: not a JSON object"),
+        ("a.jsonl", b'{"prompt": 3}', '"prompt" that is text'),
+        ("a.jsonl", b"[" * 100_000, "not JSON"),
+        (".", None, "directory"),
+    ],
+)
 def test_bad_prompt_files_are_refused(tmp_path, name, content, message):
     if content is not None:
         (tmp_path / name).write_bytes(content)
@@ -413,11 +442,21 @@ def test_a_file_too_large_is_not_read(tmp_path):
 
 @pytest.mark.parametrize(
     "changes, message",
-    [({"max_new_tokens": 0}, "max_new_tokens=0"), ({"num_samples": -1}, "num_samples=-1"), ({"top_k": 0}, "top_k=0"),
-     ({"top_p": 0.0}, "top_p=0.0"), ({"top_p": 1.1}, "top_p=1.1"), ({"top_p": float("nan")}, "top_p=nan"),
-     ({"temperature": -0.1}, "temperature"), ({"temperature": float("nan")}, "temperature=nan"), ({"temperature": float("inf")}, "temperature"),
-     ({"batch_size": 0}, "batch_size=0"), ({"device": "tpu"}, "device=tpu"), ({"prompt": "a", "prompt_file": "b"}, "both")],
-)  # fmt: skip
+    [
+        ({"max_new_tokens": 0}, "max_new_tokens=0"),
+        ({"num_samples": -1}, "num_samples=-1"),
+        ({"top_k": 0}, "top_k=0"),
+        ({"top_p": 0.0}, "top_p=0.0"),
+        ({"top_p": 1.1}, "top_p=1.1"),
+        ({"top_p": float("nan")}, "top_p=nan"),
+        ({"temperature": -0.1}, "temperature"),
+        ({"temperature": float("nan")}, "temperature=nan"),
+        ({"temperature": float("inf")}, "temperature"),
+        ({"batch_size": 0}, "batch_size=0"),
+        ({"device": "tpu"}, "device=tpu"),
+        ({"prompt": "a", "prompt_file": "b"}, "both"),
+    ],
+)
 def test_impossible_settings_are_refused(changes, message):
     with pytest.raises(ConfigError, match=message):
         settings(**changes)
@@ -446,8 +485,14 @@ def test_sampling_from_the_command_line(trained, runs, capsys):
 
 def test_comparing_from_the_command_line(trained, tmp_path):
     (tmp_path / "a, b=c.txt").write_text("class Path:\nThe\n")
-    done = run("sample.py", f"compare={trained}/gpt,{trained}/ngpt", f"prompt_file={tmp_path}/a, b=c.txt", "json=true",
-               "max_new_tokens=5", "checkpoint=6")  # fmt: skip
+    done = run(
+        "sample.py",
+        f"compare={trained}/gpt,{trained}/ngpt",
+        f"prompt_file={tmp_path}/a, b=c.txt",
+        "json=true",
+        "max_new_tokens=5",
+        "checkpoint=6",
+    )
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     assert [(r["model"], r["step"], r["prompt"]) for r in lines] == [
         (arm, 6, prompt) for prompt in ("class Path:", "The") for arm in ("gpt", "ngpt")
@@ -479,17 +524,19 @@ def test_in_a_terminal_runs_stand_side_by_side(trained):
 
 @pytest.mark.parametrize(
     "overrides, code, message",
-    [(["run={}/ngpt", "checkpoint=5", "prompt=a"], 4, "no checkpoint of step 5; there are: 12, 6"),
-     (["compare={0}/ngpt,{0}/none", "prompt=a"], 2, "none: there is no such run folder"),
-     (["run={}/ngpt", "prompt_file={}/none.txt"], 3, "No such file")],
-)  # fmt: skip
+    [
+        (["run={}/ngpt", "checkpoint=5", "prompt=a"], 4, "no checkpoint of step 5; there are: 12, 6"),
+        (["compare={0}/ngpt,{0}/none", "prompt=a"], 2, "none: there is no such run folder"),
+        (["run={}/ngpt", "prompt_file={}/none.txt"], 3, "No such file"),
+    ],
+)
 def test_bad_commands_end_with_one_line_and_a_code(trained, overrides, code, message):
     assert message in error_line(run("sample.py", *(part.format(trained) for part in overrides), code=code))
 
 
 def test_a_closed_pipe_is_silent(trained):
     arguments = command("sample.py", f"run={trained}/gpt", "prompt=abc", "max_new_tokens=3000", "num_samples=50")
-    with subprocess.Popen(arguments, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:  # fmt: skip
+    with subprocess.Popen(arguments, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert len(process.stdout.read(30)) == 30
         process.stdout.close()
         assert process.stderr.read() == b"" and process.wait() == 128 + signal.SIGPIPE
@@ -497,7 +544,9 @@ def test_a_closed_pipe_is_silent(trained):
 
 def test_ctrl_c_ends_quietly(trained):
     arguments = command("sample.py", f"run={trained}/gpt", "prompt=abc", "num_samples=10000", "batch_size=1")
-    with subprocess.Popen(arguments, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:  # fmt: skip
+    with subprocess.Popen(
+        arguments, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdout.readline() == "--- sample 1\n"
         process.send_signal(signal.SIGINT)
         rest, errors = process.communicate(timeout=60)

@@ -22,9 +22,7 @@ MISSING = [name for name in PROGRAMS if not shutil.which(name)]
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.distributed,
-    pytest.mark.skipif(
-        bool(MISSING) or os.geteuid() != 0, reason=f"needs root and Slurm ({', '.join(MISSING) or 'not root'})"
-    ),
+    pytest.mark.skipif(bool(MISSING) or os.geteuid() != 0, reason=f"needs root and Slurm ({', '.join(MISSING) or 'not root'})"),
 ]
 
 CONFIGURATION = """
@@ -70,16 +68,18 @@ def slurm(tmp_path):
         (folder / name).mkdir(parents=True)
     configuration = folder / "slurm.conf"
     configuration.write_text(
-        CONFIGURATION.format(
-            folder=folder, host=socket.gethostname().split(".")[0], port=free_port(), node_port=free_port()
-        )
+        CONFIGURATION.format(folder=folder, host=socket.gethostname().split(".")[0], port=free_port(), node_port=free_port())
     )
     changes = {
-        "SLURM_CONF": str(configuration), "PROCESSES_PER_NODE": "2", "VIRTUAL_ENV": sys.prefix,
+        "SLURM_CONF": str(configuration),
+        "PROCESSES_PER_NODE": "2",
+        "VIRTUAL_ENV": sys.prefix,
         "PATH": os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"])),
-    }  # fmt: skip
-    daemons = [subprocess.Popen([name, "-D", "-f", str(configuration)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-               for name in ("slurmctld", "slurmd")]  # fmt: skip
+    }
+    daemons = [
+        subprocess.Popen([name, "-D", "-f", str(configuration)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        for name in ("slurmctld", "slurmd")
+    ]
 
     def call(*words, check=True):
         done = subprocess.run(words, env=environment(**changes), cwd=ROOT, capture_output=True, text=True, timeout=60)
@@ -98,9 +98,7 @@ def slurm(tmp_path):
             daemon.wait(30)
 
 
-def test_a_preempted_and_requeued_job_finishes_with_the_result_of_an_undisturbed_one(
-    docs, slurm, tmp_path, tmp_path_factory
-):
+def test_a_preempted_and_requeued_job_finishes_with_the_result_of_an_undisturbed_one(docs, slurm, tmp_path, tmp_path_factory):
     whole = undisturbed(docs, tmp_path_factory)
     run_dir = tmp_path / "runs" / "job"
     log = tmp_path / "job.log"

@@ -14,14 +14,14 @@ import pytest
 import yaml
 from training import ROOT, SMALL, environment, metrics
 
+from cli.entry import ConfigError
 from engine.config import save_config
-from engine.entry import ConfigError
-from sweeps.check import compose_points, finished_state
-from sweeps.journal import Journal
-from sweeps.local import LocalSweep, share_out
-from sweeps.outcome import outcome_of
-from sweeps.plan import Point, read_sweep, sweep_from
-from sweeps.slurm import write_array
+from lab.sweeps.check import compose_points, finished_state
+from lab.sweeps.journal import Journal
+from lab.sweeps.local import LocalSweep, share_out
+from lab.sweeps.outcome import outcome_of
+from lab.sweeps.plan import Point, read_sweep, sweep_from
+from lab.sweeps.slurm import write_array
 
 SHIPPED = sorted((ROOT / "sweeps").glob("*.yaml"))
 PAPER = {  # thousands of steps in figure 7: GPT, nGPT
@@ -40,16 +40,24 @@ PAPER = {  # thousands of steps in figure 7: GPT, nGPT
 def test_the_tiny_ladder_is_63_commands_in_the_stated_order():
     points = read_sweep(ROOT / "sweeps/tiny.yaml").points
     assert len(points) == 63 and [p.name for p in points[:8]] == [
-        "gpt-100steps-lr0.0015-seed1", "ngpt-100steps-lr0.003-seed1", "gpt-100steps-lr0.003-seed1", "ngpt-100steps-lr0.006-seed1",
-        "gpt-100steps-lr0.006-seed1", "ngpt-100steps-lr0.012-seed1", "gpt-100steps-lr0.012-seed1", "gpt-200steps-lr0.0015-seed1",
-    ]  # fmt: skip
+        "gpt-100steps-lr0.0015-seed1",
+        "ngpt-100steps-lr0.003-seed1",
+        "gpt-100steps-lr0.003-seed1",
+        "ngpt-100steps-lr0.006-seed1",
+        "gpt-100steps-lr0.006-seed1",
+        "ngpt-100steps-lr0.012-seed1",
+        "gpt-100steps-lr0.012-seed1",
+        "gpt-200steps-lr0.0015-seed1",
+    ]
     assert [p.name.rsplit("seed")[1] for p in points] == [*"1" * 21, *"2" * 21, *"3" * 21]
     common = "experiment=quickstart compile=true eval_interval=100 checkpoint_interval=100000"
     assert " ".join(points[7].overrides) == (
-        f"{common} model=gpt max_steps=200 learning_rate=0.0015 seed=1 warmup_steps=40 out_dir=runs/tiny run_name=gpt-200steps-lr0.0015-seed1"
+        f"{common} model=gpt max_steps=200 learning_rate=0.0015 seed=1 warmup_steps=40 out_dir=runs/tiny "
+        "run_name=gpt-200steps-lr0.0015-seed1"
     )
     assert " ".join(points[-1].overrides) == (
-        f"{common} model=gpt max_steps=400 learning_rate=0.012 seed=3 warmup_steps=80 out_dir=runs/tiny run_name=gpt-400steps-lr0.012-seed3"
+        f"{common} model=gpt max_steps=400 learning_rate=0.012 seed=3 warmup_steps=80 out_dir=runs/tiny "
+        "run_name=gpt-400steps-lr0.012-seed3"
     )
 
 
@@ -110,8 +118,13 @@ axes: {weight_decay: [0.0, 0.1], precision: [bf16, fp32], compile: [null, true]}
     assert (config.weight_decay, config.precision.name, config.compile, config.warmup_steps) == (0.5, "fp32", True, 2)
 
 
-BASE = {"name": "x", "arms": {"a": {"overrides": ["experiment=quickstart", "model=gpt", "warmup_steps=0"]}},
-        "max_steps": 10, "learning_rate": 0.1, "seed": 1}  # fmt: skip
+BASE = {
+    "name": "x",
+    "arms": {"a": {"overrides": ["experiment=quickstart", "model=gpt", "warmup_steps=0"]}},
+    "max_steps": 10,
+    "learning_rate": 0.1,
+    "seed": 1,
+}
 MISTAKES = [  # what is changed, what the message says
     ({"name": "../x"}, "name: '../x'; use letters"),
     ({"name": None}, "name: None"),
@@ -137,7 +150,7 @@ MISTAKES = [  # what is changed, what the message says
     ({"overrides": ["micro_batch_size=3"]}, "micro_batch_size=3 does not divide"),
     ({"overrides": ["--multirun"]}, "cannot read the override '--multirun'"),
     ({"arms": {"a/b": BASE["arms"]["a"]}}, "use letters, digits"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("change, says", MISTAKES, ids=[says[:40] for _, says in MISTAKES])
@@ -206,13 +219,18 @@ sys.exit(75 if result.unfinished else 1 if result.failed else 0)
 
 def stub_sweep(folder: Path, behaviours: list[str], jobs: int = 2, steps: int = 3, places=None) -> LocalSweep:
     (folder / "stub.py").write_text(STUB)
-    points = [Point(f"{number}-{behaviour}", folder / "runs" / f"{number}-{behaviour}", steps, ()) for number, behaviour in enumerate(behaviours)]  # fmt: skip
+    points = [
+        Point(f"{number}-{behaviour}", folder / "runs" / f"{number}-{behaviour}", steps, ())
+        for number, behaviour in enumerate(behaviours)
+    ]
     journal = Journal(folder / "runs")
-    states = {p.name: json.loads((p.run_dir / "status.json").read_text())["state"] for p in points if (p.run_dir / "status.json").exists()}  # fmt: skip
+    states = {
+        p.name: json.loads((p.run_dir / "status.json").read_text())["state"] for p in points if (p.run_dir / "status.json").exists()
+    }
     finished = {name: state for name, state in states.items() if state in ("done", "diverged")}
 
     def command(point):
-        return [sys.executable, "-S", str(folder / "stub.py"), str(point.run_dir), point.name.partition("-")[2], str(steps)]  # fmt: skip
+        return [sys.executable, "-S", str(folder / "stub.py"), str(point.run_dir), point.name.partition("-")[2], str(steps)]
 
     return LocalSweep(points, finished, journal, places or [None] * jobs, 1, command)
 
@@ -281,13 +299,22 @@ def test_outcomes():
         "diverged",
         *["failed"] * 3,
     ]
-    assert [outcome_of(1, state) for state in ("preempted", "diverged", "running", "failed", None)] == ["preempted", "diverged", *["failed"] * 3]  # fmt: skip
+    assert [outcome_of(1, state) for state in ("preempted", "diverged", "running", "failed", None)] == [
+        "preempted",
+        "diverged",
+        *["failed"] * 3,
+    ]
 
 
 def start_driver(folder, behaviours, steps):
     (folder / "driver.py").write_text(DRIVER.format(root=str(ROOT), tests=str(ROOT / "tests")))
-    return subprocess.Popen([sys.executable, folder / "driver.py", folder, ",".join(behaviours), str(steps)],
-                            env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)  # fmt: skip
+    return subprocess.Popen(
+        [sys.executable, folder / "driver.py", folder, ",".join(behaviours), str(steps)],
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def wait_for(condition, seconds=60):
@@ -368,7 +395,7 @@ def test_a_run_folder_is_finished_only_with_the_same_configuration(tmp_path, mon
     point.run_dir.mkdir(parents=True)
     recorded = point.run_dir / "config.yaml"
     save_config(config, recorded)
-    for state, expected in {"running": None, "preempted": None, "failed": None, "diverged": "diverged", "done": "done"}.items():  # fmt: skip
+    for state, expected in {"running": None, "preempted": None, "failed": None, "diverged": "diverged", "done": "done"}.items():
         (point.run_dir / "status.json").write_text(json.dumps({"state": state}))
         assert finished_state(point, config) == expected
     other = compose_points(sweep_from(BASE | {"overrides": ["compile=true", "eval_interval=7"]}).points, 1)[point.name]
@@ -388,12 +415,10 @@ def test_a_run_folder_is_finished_only_with_the_same_configuration(tmp_path, mon
 def test_a_slurm_array_gives_each_task_its_line(tmp_path, monkeypatch):
     """With an srun of our own, which writes down what it was given; how a task ends and comes back is test_launch's."""
     monkeypatch.chdir(ROOT)
-    sweep = sweep_from(
-        BASE | {"seed": [1, 2, 3], "overrides": ["data=docs", "micro_batch_size=2", "data.files='a b/*.txt'"]}
-    )
+    sweep = sweep_from(BASE | {"seed": [1, 2, 3], "overrides": ["data=docs", "micro_batch_size=2", "data.files='a b/*.txt'"]})
     script = write_array(tmp_path / "array", sweep, list(sweep.points[1:]), nproc=4, jobs=2)
     text = script.read_text()
-    for directive in ("array=1-2%2", "gpus-per-node=4", "cpus-per-task=16", "signal=B:USR1@300", "requeue", "open-mode=append"):  # fmt: skip
+    for directive in ("array=1-2%2", "gpus-per-node=4", "cpus-per-task=16", "signal=B:USR1@300", "requeue", "open-mode=append"):
         assert text.count(f"#SBATCH --{directive}\n") == 1, directive
     subprocess.run(["bash", "-n", script], check=True)
     if shutil.which("shellcheck"):
@@ -405,7 +430,9 @@ def test_a_slurm_array_gives_each_task_its_line(tmp_path, monkeypatch):
     for path in commands.iterdir():
         path.chmod(0o755)
     path = f"{commands}:{Path(sys.executable).parent}:{os.environ['PATH']}"
-    slurm = environment(PATH=path, SLURM_ARRAY_TASK_ID="2", SLURM_JOB_ID="41003", SLURM_JOB_NODELIST="node[7-8]", SLURM_GPUS_ON_NODE="4")  # fmt: skip
+    slurm = environment(
+        PATH=path, SLURM_ARRAY_TASK_ID="2", SLURM_JOB_ID="41003", SLURM_JOB_NODELIST="node[7-8]", SLURM_GPUS_ON_NODE="4"
+    )
     done = subprocess.run(["bash", script], cwd="/", env=slurm, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     given = (tmp_path / "given").read_text().splitlines()
@@ -419,16 +446,30 @@ def test_a_slurm_array_gives_each_task_its_line(tmp_path, monkeypatch):
 
 
 def sweep_command(folder, *arguments, code=0):
-    done = subprocess.run([sys.executable, ROOT / "scripts/sweep.py", *map(str, arguments)], cwd=folder, env=environment(),
-                          capture_output=True, text=True, timeout=300)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, ROOT / "scripts/sweep.py", *map(str, arguments)],
+        cwd=folder,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
     return done
 
 
 def write_sweep(folder, docs, **changes):
-    overrides = [o for o in SMALL if o.split("=")[0] not in ("learning_rate", "max_steps", "checkpoint_interval", "micro_batch_size")]  # fmt: skip
-    node = {"name": "small", "overrides": [*overrides, "micro_batch_size=4", "checkpoint_interval=1000", f"data.dir={docs}"],
-            "arms": {"ngpt": {"overrides": ["model=ngpt"]}}, "max_steps": 400, "learning_rate": 0.01, "seed": [1, 2]}  # fmt: skip
+    overrides = [
+        o for o in SMALL if o.split("=")[0] not in ("learning_rate", "max_steps", "checkpoint_interval", "micro_batch_size")
+    ]
+    node = {
+        "name": "small",
+        "overrides": [*overrides, "micro_batch_size=4", "checkpoint_interval=1000", f"data.dir={docs}"],
+        "arms": {"ngpt": {"overrides": ["model=ngpt"]}},
+        "max_steps": 400,
+        "learning_rate": 0.01,
+        "seed": [1, 2],
+    }
     (folder / "small.yaml").write_text(yaml.safe_dump(node | changes))
     return folder / "small.yaml"
 
@@ -466,10 +507,7 @@ def test_points_of_two_processes_that_diverge_or_cannot_start(docs, tmp_path):
     broken.write_text("a file where a folder should be")
     file = write_sweep(tmp_path, docs, learning_rate=1e30, seed=[1, 2], max_steps=12)
     done = sweep_command(tmp_path, file, "--only", "*seed2", code=1)
-    assert (
-        done.stdout.startswith("small: 1 failed\n  failed: ngpt-12steps-lr1e+30-seed2\n    ")
-        and ".log\n" in done.stdout
-    )
+    assert done.stdout.startswith("small: 1 failed\n  failed: ngpt-12steps-lr1e+30-seed2\n    ") and ".log\n" in done.stdout
 
 
 def test_the_command_refuses_in_one_line_and_leaves_nothing(docs, tmp_path):
@@ -485,5 +523,7 @@ def test_the_command_refuses_in_one_line_and_leaves_nothing(docs, tmp_path):
 
 
 def test_multirun_under_torchrun_names_the_sweep_command():
-    done = subprocess.run([sys.executable, ROOT / "train.py", "-m", "seed=1,2"], env=environment(WORLD_SIZE="2"), capture_output=True, text=True)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, ROOT / "train.py", "-m", "seed=1,2"], env=environment(WORLD_SIZE="2"), capture_output=True, text=True
+    )
     assert done.returncode == 2 and "python scripts/sweep.py sweeps/tiny.yaml" in done.stderr

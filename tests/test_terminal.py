@@ -15,7 +15,7 @@ import pytest
 from training import ROOT, SMALL, command, composed, environment, error_line, run
 
 import train as train_entry
-from engine.entry import run_entry
+from cli.entry import run_entry
 from engine.terminal import TimeLeft, describe_end, describe_start, format_seconds, short
 
 
@@ -82,24 +82,48 @@ def test_a_rollback_restarts_the_estimate():
 
 def test_numbers_for_people():
     assert [short(n) for n in (0, 12, 999, 1000, 50_304, 999_600, 468_203_520, 9_035_582_198, 2.1e12)] == [
-        "0", "12", "999", "1k", "50.3k", "1M", "468M", "9.04B", "2.1T"]  # fmt: skip
+        "0",
+        "12",
+        "999",
+        "1k",
+        "50.3k",
+        "1M",
+        "468M",
+        "9.04B",
+        "2.1T",
+    ]
     assert (format_seconds(59.6), format_seconds(93784)) == ("0:01:00", "26:03:04")
 
 
 def test_the_start_says_what_where_and_how_long():
     config = composed("model=ngpt", "size=1b", "context=4k", "wandb.mode=offline", "tensorboard=true")
-    plan = {"world_size": 8, "parameters": {"total": 1_073_053_824, "non_embedding": 944_000_000}, "tokens_per_step": 2**21, "tokens": 4.2e10,
-            "gradient_accumulation_steps": 16, "epochs": 4.6, "flops": 4e20, "flops_per_token": 10**10, "train_tokens": 9_035_582_198}  # fmt: skip
+    plan = {
+        "world_size": 8,
+        "parameters": {"total": 1_073_053_824, "non_embedding": 944_000_000},
+        "tokens_per_step": 2**21,
+        "tokens": 4.2e10,
+        "gradient_accumulation_steps": 16,
+        "epochs": 4.6,
+        "flops": 4e20,
+        "flops_per_token": 10**10,
+        "train_tokens": 9_035_582_198,
+    }
     machine = {"device": {"type": "cuda", "name": "NVIDIA H100 80GB HBM3"}, "evaluation": {"tokens": 4_430_000}}
     text = "\n".join(describe_start(config, plan, machine, 500, peak=1e15))
     assert text.count("\n") == 5
     hours = (config.max_steps - 500) * 2**21 * 1e10 / (8e15 * 0.4) / 3600
-    for part in ("ngpt 1b, context 4,096: 1.07B parameters", "8 x NVIDIA H100 80GB HBM3, bf16, compiled", "9.04B tokens", f"about {int(hours)}:",
-                 "W&B offline", "tensorboard --logdir runs", "at step 500", str(config.run_dir)):  # fmt: skip
+    for part in (
+        "ngpt 1b, context 4,096: 1.07B parameters",
+        "8 x NVIDIA H100 80GB HBM3, bf16, compiled",
+        "9.04B tokens",
+        f"about {int(hours)}:",
+        "W&B offline",
+        "tensorboard --logdir runs",
+        "at step 500",
+        str(config.run_dir),
+    ):
         assert part in text
-    assert "about" not in "\n".join(describe_start(config, plan, machine, 0, peak=None)), (
-        "no guess without a known peak"
-    )
+    assert "about" not in "\n".join(describe_start(config, plan, machine, 0, peak=None)), "no guess without a known peak"
     assert "val 3.2000" in describe_end(config, 3600, 3.2)[0] and "compare.py" in describe_end(config, 3600, 3.2)[1]
 
 
@@ -135,16 +159,13 @@ def test_a_terminal_shows_one_progress_line_and_a_file_lines(docs, tmp_path):
     lines = run("train.py", *words, "run_name=file").stdout.splitlines()
     assert [line.split()[0] for line in lines[:6]] == ["model", "on", "data", "plan", "writes", "begins"]
     assert sum("| loss " in line for line in lines) == 12 and sum("| val " in line for line in lines) == 3
-    assert (
-        lines[-2].startswith("done: val ")
-        and lines[-1].startswith("next: ")
-        and not any("\r" in line for line in lines)
-    )
+    assert lines[-2].startswith("done: val ") and lines[-1].startswith("next: ") and not any("\r" in line for line in lines)
 
 
 def test_help_is_quick_and_explains():
     """No torch: measured by what is loaded, not by the clock of a busy machine."""
-    code = "import sys, runpy; sys.argv = ['train.py', '--help']; runpy.run_path('train.py', run_name='__main__'); sys.exit('torch' in sys.modules)"
+    code = "import sys, runpy; sys.argv = ['train.py', '--help']; "
+    code += "runpy.run_path('train.py', run_name='__main__'); sys.exit('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     for group in ("model", "size", "context", "data", "optimizer", "precision", "experiment"):
@@ -160,10 +181,9 @@ def test_help_is_quick_and_explains():
                 config.data if key == "data.dir" else config.wandb if key == "wandb.mode" else config,
                 key.split(".")[-1],
             )
-            assert (
-                value == {None: "null", True: "true", False: "false"}.get(expected, str(expected))
-                or float(value) == expected
-            ), key
+            assert value == {None: "null", True: "true", False: "false"}.get(expected, str(expected)) or float(value) == expected, (
+                key
+            )
     examples = re.findall(r"train\.py ((?:[a-z_.]+=\S+ ?)+)", done.stdout)
     assert len(examples) >= 5
     for words in examples:
@@ -184,8 +204,10 @@ def test_every_entry_has_help(script):
     assert re.search(r"^ +(device|num_proc|--out)\b", text, re.MULTILINE)
 
 
-@pytest.mark.parametrize(("flags", "says"), [(["--cfg", "job"], "max_steps: 100000"), (["--info", "defaults"], "model/gpt"),
-                                             (["--hydra-help"], "--shell-completion")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [(["--cfg", "job"], "max_steps: 100000"), (["--info", "defaults"], "model/gpt"), (["--hydra-help"], "--shell-completion")],
+)
 def test_hydras_own_flags_go_on_working(flags, says):
     assert says in run("train.py", *flags).stdout
 
@@ -231,14 +253,18 @@ def test_variants_of_the_ablation_model_have_names_of_their_own():
     ]
     names = [composed(*words, "model=ngpt_ablation", *variant).run_name for variant in variants]
     assert len(set(names)) == len(names) and "-scalar_sqk+su-" in names[1] and "-normalize_qk_false-" in names[3]
-    assert composed(*words, "model=ngpt").run_name == "ngpt-tiny-1k-docs-100000steps-lr0.0015-seed1337", (
-        "as it always was"
-    )
+    assert composed(*words, "model=ngpt").run_name == "ngpt-tiny-1k-docs-100000steps-lr0.0015-seed1337", "as it always was"
     assert composed(*words, "model=gpt_qknorm").run_name.startswith("gpt_qknorm-tiny-")
 
 
-@pytest.mark.parametrize(("typed", "offered"), [("python train.py model=ng", {"model=ngpt", "model=ngpt_ablation"}),
-                                                ("python train.py size=t", {"size=tiny"}), ("python train.py model=ngpt max_st", {"max_steps="})])  # fmt: skip
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("python train.py model=ng", {"model=ngpt", "model=ngpt_ablation"}),
+        ("python train.py size=t", {"size=tiny"}),
+        ("python train.py model=ngpt max_st", {"max_steps="}),
+    ],
+)
 def test_bash_completes_groups_and_keys(typed, offered):
     """As docs/terminal.md says it: the function that Hydra installs, called as bash calls it."""
     if not shutil.which("bash"):

@@ -219,8 +219,13 @@ def test_missing_packages_are_a_warning_each_and_unused_ones_are_not_imported(do
     for name in ("wandb", "tensorboard"):
         (fakes / f"{name}.py").write_text("raise ModuleNotFoundError('no such package')")
     for name, overrides, expected in (("x", BOTH, ["tensorboard", "wandb"]), ("y", [], [])):
-        done = subprocess.run(command("train.py", *arguments(docs, tmp_path, name, *overrides)), cwd=ROOT,
-                              env=environment(PYTHONPATH=str(fakes)), capture_output=True, text=True)  # fmt: skip
+        done = subprocess.run(
+            command("train.py", *arguments(docs, tmp_path, name, *overrides)),
+            cwd=ROOT,
+            env=environment(PYTHONPATH=str(fakes)),
+            capture_output=True,
+            text=True,
+        )
         assert done.returncode == 0
         assert sorted(line.split()[1] for line in done.stderr.splitlines()) == expected, done.stderr
         assert all("is off from here (ModuleNotFoundError: " in line for line in done.stderr.splitlines())
@@ -238,7 +243,8 @@ def test_only_the_first_rank_tracks(docs, tmp_path):
 def test_training_does_not_load_what_it_does_not_need():
     code = (
         "import sys, train, engine.session; "
-        "print(sorted({m.split('.')[0] for m in sys.modules} & {'wandb', 'tensorboard', 'datasets', 'matplotlib', 'sympy', 'pyarrow', 'pandas', 'torchvision'}))"
+        "print(sorted({m.split('.')[0] for m in sys.modules} & "
+        "{'wandb', 'tensorboard', 'datasets', 'matplotlib', 'sympy', 'pyarrow', 'pandas', 'torchvision'}))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment(), capture_output=True, text=True)
     assert done.stdout == "[]\n", done.stderr

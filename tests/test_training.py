@@ -104,9 +104,7 @@ def test_the_run_folder_explains_itself(docs, tmp_path):
     assert json.loads((folder / "status.json").read_text()) == {"state": "done", "step": 12, "message": ""}
     environment_ = json.loads((folder / "environment.json").read_text())
     assert environment_["tokens_per_step"] == 8 * 32 and environment_["evaluation"]["windows"] == 20
-    assert sorted(metrics(folder, "val/loss")) == [0, 6, 12] and sorted(metrics(folder, "train/loss")) == list(
-        range(1, 13)
-    )
+    assert sorted(metrics(folder, "val/loss")) == [0, 6, 12] and sorted(metrics(folder, "train/loss")) == list(range(1, 13))
     val, bits = metrics(folder, "val/loss")[12], metrics(folder, "val/bits_per_byte")[12]
     evaluation = environment_["evaluation"]
     assert abs(bits - val * evaluation["tokens"] / evaluation["bytes"] / 0.6931471805599453) < 1e-9
@@ -121,9 +119,7 @@ def test_a_signal_saves_and_exits_with_75_and_the_same_command_continues(number,
     options = ["max_steps=60", "checkpoint_interval=1000", "eval_interval=60"]
     whole = train(docs, tmp_path, "whole", *options)
     arguments = [*SMALL, *options, f"data.dir={docs}", f"out_dir={tmp_path}", "run_name=parts"]
-    process = subprocess.Popen(
-        command("train.py", *arguments), cwd=ROOT, env=environment(), stdout=subprocess.PIPE, text=True
-    )
+    process = subprocess.Popen(command("train.py", *arguments), cwd=ROOT, env=environment(), stdout=subprocess.PIPE, text=True)
     for line in process.stdout:
         if "step      10/" in line:
             break
@@ -137,9 +133,7 @@ def test_a_signal_saves_and_exits_with_75_and_the_same_command_continues(number,
 
 
 def test_divergence_stops_with_5_before_the_weights_are_harmed(docs, tmp_path):
-    done = run(
-        "train.py", *SMALL, f"data.dir={docs}", f"out_dir={tmp_path}", "run_name=x", "learning_rate=1e30", code=5
-    )
+    done = run("train.py", *SMALL, f"data.dir={docs}", f"out_dir={tmp_path}", "run_name=x", "learning_rate=1e30", code=5)
     assert "try a lower learning_rate" in error_line(done)
     assert json.loads((tmp_path / "x/status.json").read_text())["state"] == "diverged"
 

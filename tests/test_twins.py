@@ -42,9 +42,6 @@ def test_few_lines_differ_and_each_hunk_cites_what_it_implements():
 def test_parameters_that_both_have_bear_the_same_names():
     from engine.models import build_model
 
-    names = [
-        {n for n, _ in build_model({"name": m, "n_layer": 2}, device="meta").named_parameters()}
-        for m in ("gpt", "ngpt")
-    ]
+    names = [{n for n, _ in build_model({"name": m, "n_layer": 2}, device="meta").named_parameters()} for m in ("gpt", "ngpt")]
     assert {n for n in names[0] - names[1]} == {n for n in names[0] if "norm" in n}
     assert {n for n in names[1] - names[0]} == {n for n in names[1] if n.endswith(".stored")}

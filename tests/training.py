@@ -8,17 +8,31 @@ from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 
+from cli.entry import CONFIG_DIR, to_dataclass
 from engine.config import Config, check_config
-from engine.entry import CONFIG_DIR, to_dataclass
 
 ROOT = Path(__file__).parent.parent
 
 # 2 layers, 32 channels: a step takes some milliseconds.
 SMALL = [
-    "size=tiny", "model.n_layer=2", "model.n_head=2", "model.n_embd=32", "model.sequence_length=32", "data=docs", "precision=fp32",
-    "global_batch_size=8", "micro_batch_size=8", "learning_rate=0.01", "warmup_steps=0", "max_steps=12", "eval_interval=6",
-    "eval_windows=20", "log_interval=1", "checkpoint_interval=6", "device=cpu",
-]  # fmt: skip
+    "size=tiny",
+    "model.n_layer=2",
+    "model.n_head=2",
+    "model.n_embd=32",
+    "model.sequence_length=32",
+    "data=docs",
+    "precision=fp32",
+    "global_batch_size=8",
+    "micro_batch_size=8",
+    "learning_rate=0.01",
+    "warmup_steps=0",
+    "max_steps=12",
+    "eval_interval=6",
+    "eval_windows=20",
+    "log_interval=1",
+    "checkpoint_interval=6",
+    "device=cpu",
+]
 
 
 def composed(*overrides: str) -> Config:
@@ -45,11 +59,16 @@ def run(
     script: str, *overrides: str, ranks: int = 1, code: int | None = 0, cwd: Path | None = None, **options
 ) -> subprocess.CompletedProcess:
     """Run an entry script and check its exit code (None: any)."""
-    done = subprocess.run(command(script, *overrides, ranks=ranks), cwd=cwd or ROOT, env=environment(), capture_output=True,
-                          text=True, timeout=300, **options)  # fmt: skip
-    assert code is None or done.returncode == code, (
-        f"exit code {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    done = subprocess.run(
+        command(script, *overrides, ranks=ranks),
+        cwd=cwd or ROOT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        **options,
     )
+    assert code is None or done.returncode == code, f"exit code {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
     return done
 
 

@@ -1,0 +1,122 @@
+"""What all pictures share: colours, axes, ticks, legends, and writing a picture down."""
+
+import io
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt  # noqa: E402  (the backend must be chosen first: there may be no display)
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator  # noqa: E402
+
+from lab.speedup.sentences import display_arm, format_tokens  # noqa: E402
+
+# Okabe-Ito colours: told apart by colour-blind readers; markers tell the arms apart in grey print.
+PALETTE = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+MARKERS = ("o", "s", "^", "D", "v", "P")
+STYLE = {
+    "font.size": 12,
+    "axes.grid": True,
+    "grid.alpha": 0.3,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "figure.figsize": (6.4, 4.4),  # no wider: on a phone the letters shrink with the picture
+    "savefig.dpi": 150,
+    "axes.formatter.useoffset": False,
+}
+
+
+@dataclass(frozen=True)
+class Plot:
+    """Name one written picture and say what it shows.
+
+    `svg` is the same picture as vectors on a transparent ground, `alt` its axes and its legend in words, `is_wide` that
+    it is too wide to be shrunk to a phone.
+    """
+
+    path: Path
+    title: str
+    caption: str
+    svg: str = ""
+    alt: str = ""
+    is_wide: bool = False
+
+
+def choose_loss_range(analysis) -> tuple[float, float]:
+    """Return limits around the final losses: the start of training (log of the vocabulary) would flatten them."""
+    best = [point.best.loss for ladder in analysis.ladders.values() for point in ladder.points]
+    spread = max(max(best) - min(best), 0.02 * max(best))
+    highest = max(point.loss for run in analysis.runs for point in run.curve if math.isfinite(point.loss))
+    return min(best) - 0.15 * spread, min(max(best) + 1.2 * spread, max(highest, max(best)) + 0.15 * spread)
+
+
+def say_clipped(axes, analysis) -> str:
+    top = axes.get_ylim()[1]
+    clipped = any(point.loss > top for run in analysis.runs for point in run.curve)
+    return " Losses above the frame (early training, poor learning rates) are cut off." if clipped else ""
+
+
+def tick_log_axis(axis, form) -> None:
+    """Label a log axis at 1, 2, 5 per decade, or finer where it spans less than about a factor of five."""
+    low, high = sorted(axis.get_view_interval())
+    subs = (1, 2, 5) if high / low > 5 else (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8)
+    axis.set_major_locator(LogLocator(base=10, subs=subs, numticks=12))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: form(value)))
+
+
+def tick_budgets(axes, budgets: list[int]) -> None:
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    if len(budgets) <= 7:
+        axes.xaxis.set_major_locator(FixedLocator(budgets))
+        axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: format_tokens(value)))
+    axes.set_xlim(budgets[0] / 1.3, budgets[-1] * 1.3)
+
+
+def add_legend(figure, axes, handles=None) -> None:
+    """Put the legend above the axes, where it can hide no data."""
+    handles = handles or axes.get_legend_handles_labels()[0]
+    longest = max(len(handle.get_label()) for handle in handles)
+    columns = max(1, min(4, int(10 * figure.get_figwidth()) // (longest + 6)))
+    figure.legend(handles=handles, loc="outside upper center", ncols=columns, fontsize=11)
+
+
+def literal(arm: str) -> str:
+    """Return an arm's name as literal text: matplotlib reads $...$ as mathematics."""
+    return display_arm(arm).replace("$", r"\$")[:40]
+
+
+def save_plot(figure, path: Path, title: str, caption: str) -> Plot:
+    """Write a figure as PNG (white ground, for documents), draw it as SVG for the page, and close it."""
+    figure.savefig(path, metadata={"Software": None})
+    plot = Plot(path, title, caption, draw_svg(figure), describe_figure(figure), figure.get_figwidth() > 8)
+    plt.close(figure)
+    return plot
+
+
+def draw_svg(figure) -> str:
+    """Return a figure as SVG whose letters are outlines: no font is needed, and no text of a run folder is in it."""
+    text = io.StringIO()
+    with plt.rc_context({"svg.fonttype": "path", "svg.hashsalt": "plot"}):
+        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        figure.savefig(text, format="svg", transparent=True, metadata=nothing)
+    # Comments hold the words as they are, with characters that XML may not have.
+    return re.sub(r"<!--.*?-->\n?", "", text.getvalue(), flags=re.DOTALL)
+
+
+def describe_figure(figure) -> str:
+    """Return what the axes of a figure are and what its legend lists, for readers who cannot see it."""
+    panels = []
+    for axes in figure.axes:
+        if axes.get_visible():
+            against = " against ".join(filter(None, (axes.get_ylabel(), axes.get_xlabel())))
+            panels.append(": ".join(filter(None, (axes.get_title(), against))))
+    shown = [text.get_text() for legend in figure.legends for text in legend.get_texts()]
+    words = "; ".join(dict.fromkeys(filter(None, panels))) + (f". Shown: {', '.join(shown)}" if shown else "") + "."
+    return re.sub(r"[\\${}]", "", words)

@@ -1,0 +1,190 @@
+"""Read run folders into plain dataclasses, trusting nothing that the files hold."""
+
+import json
+import math
+import reprlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+
+from runfolder.plain_yaml import load_plain_yaml
+
+LARGEST_NUMBER = 2**53  # beyond it a float no longer tells whole numbers apart
+REQUIRED_FILES = ("config.yaml", "environment.json", "metrics.jsonl", "status.json")
+
+
+class RunFolderError(Exception):
+    """Say in one line why a folder cannot be read as a run."""
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Hold one validation: loss in nats/token, train_seconds cumulative over training steps only."""
+
+    step: int
+    tokens: int
+    train_seconds: float | None
+    loss: float
+    bits_per_byte: float | None
+
+
+@dataclass(frozen=True)
+class Run:
+    """Hold what one run folder says.
+
+    `budget_tokens` is what the run was asked to train on; `step_seconds` the median over what it logged, which a slow
+    start (compilation) or a pause does not move, None where no speed was logged.
+    """
+
+    name: str
+    path: str
+    model: str
+    config: dict
+    environment: dict
+    state: str
+    message: str
+    max_steps: int
+    learning_rate: float
+    seed: int
+    budget_tokens: int
+    last_step: int
+    curve: tuple[Validation, ...]
+    step_seconds: float | None = None
+    warnings: tuple[str, ...] = field(default=())
+
+    @property
+    def final(self) -> Validation | None:
+        """Return the validation at the last step of the schedule, or None if the run never got there."""
+        return next((point for point in self.curve if point.step == self.max_steps), None)
+
+
+def lookup(mapping, dotted: str):
+    """Return the value at a dotted key of nested dicts, or None where any part is absent."""
+    for part in dotted.split("."):
+        mapping = mapping.get(part) if isinstance(mapping, dict) else None
+    return mapping
+
+
+def to_number(value) -> float | None:
+    """Return a float for a number or a numeric string (PyYAML reads `1e-3` as a string), else None."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        return None
+    try:
+        return float(value)
+    except (ValueError, OverflowError):
+        return None
+
+
+def _to_finite(value) -> float | None:
+    """Return a number that can be counted with, else None."""
+    number = to_number(value)
+    return number if number is not None and abs(number) <= LARGEST_NUMBER else None
+
+
+def read_run(folder) -> Run:
+    """Read one run folder; raise RunFolderError, in one line, when it is not one."""
+    path = Path(folder)
+    if not path.is_dir():
+        raise RunFolderError(f"{path}: no such run folder")
+    status = _read_mapping(path / "status.json") if (path / "status.json").is_file() else {}
+    missing = [name for name in REQUIRED_FILES if not (path / name).is_file()]
+    # A run that is still starting has a status before it has metrics: it is unfinished, not broken.
+    starting = status.get("state") not in (None, "done") and "config.yaml" not in missing
+    if missing and not starting:
+        raise RunFolderError(f"{path}: not a complete run folder, missing {', '.join(missing)}")
+    config = _read_mapping(path / "config.yaml")
+    environment = {} if "environment.json" in missing else _read_mapping(path / "environment.json")
+    records, warnings = ([], []) if "metrics.jsonl" in missing else _read_records(path / "metrics.jsonl")
+
+    model = lookup(config, "model.name")
+    if not isinstance(model, str):
+        raise RunFolderError(f"{path}/config.yaml: model.name is missing")
+    max_steps = int(_require_number(path, config, "max_steps"))
+    tokens_per_step = _to_finite(environment.get("tokens_per_step")) or (
+        _require_number(path, config, "global_batch_size") * _require_number(path, config, "model.sequence_length")
+    )
+    return Run(
+        name=path.resolve().name,
+        path=str(path),
+        model=model,
+        config=config,
+        environment=environment,
+        state=str(status.get("state", "unknown")),
+        message=str(status.get("message") or ""),
+        max_steps=max_steps,
+        learning_rate=_require_number(path, config, "learning_rate"),
+        seed=int(_require_number(path, config, "seed")),
+        budget_tokens=int(max_steps * tokens_per_step),
+        last_step=max((record["step"] for record in records), default=0),
+        curve=_validation_curve(records),
+        step_seconds=_median_step_seconds(records, tokens_per_step),
+        warnings=tuple(warnings),
+    )
+
+
+def read_runs(folders) -> list[Run]:
+    """Read several run folders, each once, and give runs whose folder names collide their path as a name."""
+    paths = list(dict.fromkeys(Path(folder).resolve() for folder in folders))
+    given = {Path(folder).resolve(): folder for folder in reversed(list(folders))}
+    runs = [read_run(given[path]) for path in paths]
+    names = [run.name for run in runs]
+    return [run if names.count(run.name) == 1 else Run(**{**vars(run), "name": run.path}) for run in runs]
+
+
+def _require_number(path: Path, config: dict, key: str) -> float:
+    number = _to_finite(lookup(config, key))
+    if number is None:
+        raise RunFolderError(f"{path}/config.yaml: {key} is {reprlib.repr(lookup(config, key))}, not a number")
+    return number
+
+
+def _read_mapping(path: Path) -> dict:
+    """Read a YAML or JSON file that must hold a mapping."""
+    text = path.read_text(encoding="utf-8", errors="replace")
+    try:
+        value = json.loads(text) if path.suffix == ".json" else load_plain_yaml(text)
+    except (ValueError, RecursionError) as error:
+        raise RunFolderError(f"{path}: cannot be parsed ({str(error).splitlines()[0]})") from None
+    if not isinstance(value, dict):
+        raise RunFolderError(f"{path}: holds no mapping")
+    return value
+
+
+def _read_records(path: Path) -> tuple[list[dict], list[str]]:
+    """Read the metrics; a broken last line is a line still being written, any other is worth a warning."""
+    records, warnings = [], []
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError):
+            record = None
+        if isinstance(record, dict) and isinstance(record.get("step"), int) and 0 <= record["step"] <= LARGEST_NUMBER:
+            records.append(record)
+        elif number < len(lines):
+            warnings.append(f"metrics.jsonl line {number} is not a record and was skipped")
+    return records, warnings
+
+
+def _median_step_seconds(records: list[dict], tokens_per_step: float) -> float | None:
+    speeds = [to_number(record.get("train/tokens_per_second")) for record in records]
+    speeds = [speed for speed in speeds if speed and speed > 0 and math.isfinite(speed)]
+    return tokens_per_step / median(speeds) if speeds else None
+
+
+def _validation_curve(records: list[dict]) -> tuple[Validation, ...]:
+    """Return the validations by step; after a resume a step may occur twice, and the later line holds."""
+    by_step = {}
+    for record in records:
+        loss = to_number(record.get("val/loss"))
+        if loss is not None:
+            by_step[record["step"]] = Validation(
+                record["step"],
+                int(_to_finite(record.get("tokens")) or 0),
+                to_number(record.get("train_seconds")),
+                loss,
+                to_number(record.get("val/bits_per_byte")),
+            )
+    return tuple(by_step[step] for step in sorted(by_step))
