@@ -10,7 +10,7 @@ from pathlib import Path
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from cli.entry import CONFIG_DIR, chosen_groups
+from cli.composition import CONFIG_DIR, chosen_groups
 
 VALUE_WIDTH = 16
 

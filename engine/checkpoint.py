@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from cli.entry import to_dataclass
+from cli.composition import to_dataclass
 from corpus.token_file import sync_path
 from engine.distributed import gathered, shard_as
 from engine.models import build_model

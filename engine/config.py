@@ -10,7 +10,7 @@ from typing import Any, Optional
 
 from omegaconf import OmegaConf
 
-from cli.entry import ConfigError, first_line, nearest, to_dataclass
+from cli.composition import ConfigError, first_line, nearest, to_dataclass
 from corpus.sources import DataConfig
 from engine.models import MODEL_SCHEMAS, MODELS, model_config, nearest_divisor
 from runfolder.plain_yaml import load_plain_yaml

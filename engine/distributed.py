@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from cli.entry import ConfigError
+from cli.composition import ConfigError
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 
-from cli.entry import LAUNCHER
+from cli.launcher import LAUNCHER
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 SAME_REQUEST_SECONDS = 5.0  # Slurm signals every process of a job, and torchrun passes its own signal on to each rank

@@ -21,7 +21,7 @@ import arms.gpt_qknorm
 import arms.ngpt_variants
 import gpt.model
 import ngpt.model
-from cli.entry import ConfigError, to_dataclass
+from cli.composition import ConfigError, to_dataclass
 from engine.distributed import gathered
 from ngpt.normalization import Scale
 

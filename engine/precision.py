@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from cli.entry import ConfigError
+from cli.composition import ConfigError
 
 
 def autocast(device: torch.device, matmul: str) -> torch.autocast:

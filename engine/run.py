@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from cli.entry import ConfigError
+from cli.composition import ConfigError
 from corpus.manifest import TOKENIZER_NAME, DataError, Manifest, read_manifest
 from corpus.token_file import TokenFile, open_token_file, token_byte_lengths, write_json_atomically
 from engine.accounting import count_parameters, flops_per_token

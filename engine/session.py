@@ -6,7 +6,7 @@ import sys
 from contextlib import closing
 from pathlib import Path
 
-from cli.entry import nearest
+from cli.composition import nearest
 from corpus.manifest import MANIFEST_NAME, DataError
 from corpus.token_file import verify_token_files
 from engine.accounting import describe_run, peak_flops

@@ -7,7 +7,7 @@ from typing import Optional
 
 import torch
 
-from cli.entry import ConfigError
+from cli.composition import ConfigError
 
 # Taken as they are written: Hydra would want commas, quotes and colons in them escaped.
 LITERAL = ("prompt", "prompt_file", "compare")

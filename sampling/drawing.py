@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cli.entry import ConfigError
+from cli.composition import ConfigError
 from corpus.manifest import TOKENIZER_NAME, DataError
 from corpus.tokenizer import Tokenizer, load_tokenizer
 from engine.checkpoint import checkpoint_step, list_checkpoints

@@ -12,7 +12,7 @@ import json  # noqa: E402
 from dataclasses import dataclass  # noqa: E402
 from typing import Optional  # noqa: E402
 
-from cli.entry import ConfigError  # noqa: E402
+from cli.composition import ConfigError  # noqa: E402
 from corpus.manifest import SPLITS  # noqa: E402
 from engine.distributed import start_ranks  # noqa: E402
 from lab.evaluation.command_line import TIMEOUT_SECONDS, check_common, run_script  # noqa: E402

@@ -13,7 +13,8 @@ from typing import Optional  # noqa: E402
 
 import torch  # noqa: E402
 
-from cli.entry import ConfigError, run_entry  # noqa: E402
+from cli.composition import ConfigError  # noqa: E402
+from cli.entry import run_entry  # noqa: E402
 from lab.export.folder import export_run  # noqa: E402
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}

@@ -11,7 +11,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 from dataclasses import dataclass  # noqa: E402
 from typing import Any, Optional  # noqa: E402
 
-from cli.entry import ConfigError  # noqa: E402
+from cli.composition import ConfigError  # noqa: E402
 from corpus.manifest import SPLITS  # noqa: E402
 from corpus.token_file import write_json_atomically  # noqa: E402
 from engine.distributed import start_ranks  # noqa: E402

@@ -16,7 +16,8 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import os  # noqa: E402
 
-from cli.entry import ConfigError, fail, nearest  # noqa: E402
+from cli.composition import ConfigError, nearest  # noqa: E402
+from cli.entry import fail  # noqa: E402
 
 KEYS = ("run", "step", "out")
 

@@ -18,7 +18,8 @@ import shlex  # noqa: E402
 
 import torch  # noqa: E402
 
-from cli.entry import ConfigError, fail  # noqa: E402
+from cli.composition import ConfigError  # noqa: E402
+from cli.entry import fail  # noqa: E402
 from engine.config import Config  # noqa: E402
 from lab.sweeps.check import check_data, compose_points, finished_state  # noqa: E402
 from lab.sweeps.journal import Journal  # noqa: E402

@@ -17,7 +17,7 @@ from test_models import SHAPE, perturbed, unit_norm_deviation
 from training import ROOT, SMALL, command, environment, error_line, metrics, run, tensors
 
 from arms.ngpt_variants import SMALLEST_ANGLE, slerp
-from cli.entry import CONFIG_DIR, ConfigError, to_dataclass
+from cli.composition import CONFIG_DIR, ConfigError, to_dataclass
 from engine.config import Config, check_config
 from engine.loss import NextTokenLoss
 from engine.models import MODELS, build_model, max_norm_deviation, model_config, scale_means

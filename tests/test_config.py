@@ -6,7 +6,7 @@ import re
 import pytest
 from training import ROOT, SMALL, composed, error_line, run
 
-from cli.entry import ConfigError
+from cli.composition import ConfigError
 from engine.config import check_batch, difference, load_config, save_config
 from engine.models import build_model
 

@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 from torch.distributed.run import get_args_parser
 from training import composed, environment
 
-from cli.entry import CONFIG_DIR
+from cli.composition import CONFIG_DIR
 from engine.session import print_plan
 from lab.sweeps.plan import read_sweep
 

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from training import ROOT, SMALL, environment, error_line, metrics, run
 
-from cli.entry import ConfigError
+from cli.composition import ConfigError
 from corpus.manifest import TOKENIZER_NAME, DataError
 from corpus.tokenizer import make_tokenizer
 from engine.distributed import Ranks

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from training import ROOT, SMALL, environment, error_line, run
 
-from cli.entry import ConfigError
+from cli.composition import ConfigError
 from corpus.huggingface_tokenizer import HuggingFaceTokenizer
 from corpus.manifest import TOKENIZER_NAME, DataError
 from corpus.tokenizer import make_tokenizer, packaged_files, tokenizer_json

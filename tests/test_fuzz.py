@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from training import ROOT, SMALL, environment, error_line, run
 
-from cli.entry import ConfigError
+from cli.composition import ConfigError
 from corpus.documents import DocumentReader, Documents, DocumentStore
 from corpus.huggingface_tokenizer import HuggingFaceTokenizer, read_tokenizer_file
 from corpus.manifest import read_manifest

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 from training import ROOT, SMALL, environment, error_line, run
 
-from cli.entry import ConfigError
+from cli.composition import ConfigError
 from engine.checkpoint import CheckpointError
 from engine.models import build_model
 from lab.inspection import measure as inspection

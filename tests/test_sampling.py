@@ -16,7 +16,7 @@ from test_ablations import VARIANTS, variant
 from test_models import perturbed
 from training import ROOT, SMALL, command, environment, error_line, run
 
-from cli.entry import CONFIG_DIR, ConfigError, to_dataclass
+from cli.composition import CONFIG_DIR, ConfigError, to_dataclass
 from corpus.manifest import DataError
 from engine.generate import choose, context_start, generate
 from engine.loss import NextTokenLoss

@@ -14,7 +14,7 @@ import pytest
 import yaml
 from training import ROOT, SMALL, environment, metrics
 
-from cli.entry import ConfigError
+from cli.composition import ConfigError
 from engine.config import save_config
 from lab.sweeps.check import compose_points, finished_state
 from lab.sweeps.journal import Journal

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 
-from cli.entry import CONFIG_DIR, to_dataclass
+from cli.composition import CONFIG_DIR, to_dataclass
 from engine.config import Config, check_config
 
 ROOT = Path(__file__).parent.parent

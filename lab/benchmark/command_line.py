@@ -14,7 +14,8 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from cli.entry import CONFIG_DIR, ConfigError, explain_composition, fail, first_line, to_dataclass
+from cli.composition import CONFIG_DIR, ConfigError, explain_composition, first_line, to_dataclass
+from cli.entry import fail
 from engine.accounting import peak_flops
 from engine.config import Config, check_batch, check_config
 from engine.distributed import Ranks, start_ranks

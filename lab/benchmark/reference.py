@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cli.entry import ConfigError
+from cli.composition import ConfigError
 from corpus.token_file import TokenFile
 from engine.config import Config
 from engine.data import TrainingWindows, micro_batches

@@ -6,7 +6,8 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from cli.entry import ConfigError, run_entry
+from cli.composition import ConfigError
+from cli.entry import run_entry
 
 TIMEOUT_SECONDS = 3600.0  # in a collective: ranks may wait while one of them downloads or tokenizes
 PRECISIONS = {"bf16": "bfloat16", "fp32": "float32"}

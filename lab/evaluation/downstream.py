@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from cli.entry import ConfigError, nearest
+from cli.composition import ConfigError, nearest
 from corpus.manifest import DataError, first_line
 from engine.distributed import Ranks
 from lab.evaluation.trained_run import TrainedRun

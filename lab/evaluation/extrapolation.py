@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from cli.entry import ConfigError
+from cli.composition import ConfigError
 from engine.distributed import Ranks
 from lab.evaluation.long_text import LongText
 from lab.evaluation.scoring import score_tokens

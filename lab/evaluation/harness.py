@@ -12,7 +12,7 @@ from lm_eval.api.model import TemplateLM
 from lm_eval.utils import get_rolling_token_windows
 from tqdm import tqdm
 
-from cli.entry import ConfigError
+from cli.composition import ConfigError
 from engine.distributed import Ranks
 from engine.generate import generate
 from engine.loss import IGNORED

@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from cli.entry import ConfigError
+from cli.composition import ConfigError
 from corpus.manifest import DataError
 from corpus.token_file import sync_path
 from corpus.tokenizer import Tokenizer

@@ -12,7 +12,7 @@ from typing import Any
 
 import tiktoken
 
-from cli.entry import ConfigError
+from cli.composition import ConfigError
 from corpus.huggingface_tokenizer import PROBE, HuggingFaceTokenizer, printable_bytes
 from corpus.manifest import DataError
 from corpus.tokenizer import GPT2_PATTERN, Tokenizer

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cli.entry import ConfigError
+from cli.composition import ConfigError
 from engine.checkpoint import checkpoint_step, list_checkpoints
 from engine.config import Config, load_config
 from engine.metrics import read_json

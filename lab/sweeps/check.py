@@ -9,7 +9,7 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from cli.entry import CONFIG_DIR, ConfigError, explain_composition, first_line, to_dataclass
+from cli.composition import CONFIG_DIR, ConfigError, explain_composition, first_line, to_dataclass
 from corpus.manifest import MANIFEST_NAME, read_manifest
 from engine.config import MAY_CHANGE_ON_RESUME, Config, check_batch, check_config, flatten, load_config
 from engine.metrics import read_json

@@ -12,7 +12,7 @@ from collections import Counter
 from pathlib import Path
 from typing import IO, Any
 
-from cli.entry import ConfigError
+from cli.composition import ConfigError
 
 
 class Journal:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from tqdm import tqdm
 
-from cli.entry import ConfigError
+from cli.composition import ConfigError
 from engine.metrics import read_json
 from lab.sweeps.journal import Journal
 from lab.sweeps.outcome import last_line, last_step, outcome_of, status_path, version_of

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from cli.entry import ConfigError, nearest
+from cli.composition import ConfigError, nearest
 
 AXES = {"learning_rate": float, "max_steps": int, "seed": int}  # every sweep has these
 SWEEP_KEYS = ["name", "overrides", "arms", *AXES, "axes"]

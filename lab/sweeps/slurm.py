@@ -4,7 +4,7 @@ import os
 import shlex
 from pathlib import Path
 
-from cli.entry import ConfigError
+from cli.composition import ConfigError
 from lab.sweeps.plan import Point, Sweep
 
 SINGLE = Path("scripts/slurm/train.sbatch")
