@@ -12,4 +12,4 @@ if __name__ == "__main__":
     # Here, because the worker processes import this file too and need no Hydra.
     from cli.entry import run_entry
 
-    run_entry(main, PrepareConfig, config_name="prepare")
+    run_entry(main, PrepareConfig, config_name="prepare", literal=("data.dir", "data.files", "tokenizer.files"))

@@ -28,4 +28,4 @@ def main(config: "Config") -> None:
 
 
 if __name__ == "__main__":  # the fish shell completes only files with the words @hydra.main in them
-    run_entry(main, load_schema, config_name="train")
+    run_entry(main, load_schema, config_name="train", literal=("out_dir", "run_name", "data.dir"))

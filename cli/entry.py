@@ -4,10 +4,12 @@ Free of torch, so that a misspelt key is reported at once.
 """
 
 import os
+import re
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import hydra
@@ -49,12 +51,15 @@ FLAGS = {
 SLOWEST_START = 5.0  # seconds by which one rank may come to an error later than another
 
 
-def run_entry(function: Callable[[Any], None], schema: type | Callable[[], type], config_name: str) -> None:
+def run_entry(
+    function: Callable[[Any], None], schema: type | Callable[[], type], config_name: str, literal: tuple[str, ...] = ()
+) -> None:
     """Compose configs/<config_name>.yaml with the command line, check it against schema, call function(config).
 
     Args:
         schema: the dataclass of the configuration, or a function that imports it: help and the shell's completion then
             need not wait for torch.
+        literal: keys, of paths above all, whose values are taken as they are written, without Hydra's quotes.
 
     Exceptions with an `exit_code` end the process with one line on stderr and that code: 2 configuration, 3 data,
     4 checkpoint, 5 diverged (design of the command line); SystemExit passes (75: preempted and saved).
@@ -73,15 +78,30 @@ def run_entry(function: Callable[[Any], None], schema: type | Callable[[], type]
     # One, or with --multirun several; called outside Hydra, which would print over their errors.
     composed: list[DictConfig] = []
 
-    try:
+    if not {"-m", "--multirun"} & set(sys.argv):  # there a comma separates values
+        sys.argv[1:] = [quoted(argument, literal) for argument in sys.argv[1:]]
+    with ending_in_one_line(lambda error: explain_composition(error, imported(schema), config_name, sys.argv[1:])):
         check_flags(sys.argv[1:])
         if {"-h", "--help"} & set(sys.argv[1:]):
             return print_help(config_name, [a for a in sys.argv[1:] if not a.startswith("-")])
         hydra.main(version_base="1.3", config_path=CONFIG_DIR, config_name=config_name)(composed.append)()
         for raw in composed:
             function(to_dataclass(raw, imported(schema)))
+
+
+@contextmanager
+def ending_in_one_line(explain: Callable[[HydraException], Exception] | None = None) -> Iterator[None]:
+    """End the process with one line and the right code where what is inside fails in a way that is known.
+
+    Args:
+        explain: the words for what Hydra says about a configuration that cannot be composed.
+    """
+    try:
+        yield
     except HydraException as error:
-        fail(explain_composition(error, imported(schema), config_name, sys.argv[1:]))
+        if explain is None:
+            raise
+        fail(explain(error))
     except OmegaConfBaseException as error:
         fail(ConfigError(first_line(error)))
     except KeyboardInterrupt:
@@ -94,6 +114,22 @@ def run_entry(function: Callable[[Any], None], schema: type | Callable[[], type]
         if not hasattr(error, "exit_code"):
             raise
         fail(error)
+
+
+def quoted(argument: str, literal: tuple[str, ...]) -> str:
+    """Return `key=value` with the value in Hydra's quotes if the key is one of literal.
+
+    Left alone: null, a value that has quotes around it already, a list in brackets that is no existing path.
+    """
+    key, equals, value = argument.partition("=")
+    if key.lstrip("+") not in literal or not equals or value in ("", "null") or value[0] == value[-1] and value[0] in "'\"":
+        return argument
+    if value.startswith("[") and value.endswith("]") and not os.path.exists(value):
+        return argument
+    # Backslashes count only before a quote, where Hydra halves them, or before `${`, where OmegaConf does.
+    value = re.sub(r"(\\*)\$\{", r"\1\1\\${", value)
+    value = re.sub(r"(\\*)('|$)", lambda m: 2 * m[1] + ("\\'" if m[2] else ""), value)
+    return f"{key}='{value}'"
 
 
 def fail(error: Exception) -> None:
