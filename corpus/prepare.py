@@ -21,6 +21,7 @@ from corpus.progress import ProgressReport, read_progress, record_progress
 from corpus.sources import check_vocab_size, open_documents
 from corpus.token_file import read_manifest, sync_path, verify_token_files, write_json_atomically
 from corpus.tokenizer import make_tokenizer
+from runfolder.lock import take
 
 PROGRESS_NAME = "progress.json.partial"
 SCRATCH_NAME = "documents.partial"
@@ -65,13 +66,9 @@ def prepare(config: PrepareConfig) -> None:
 def exclusive(directory: Path) -> Iterator[None]:
     """Hold the folder against a second run; the lock ends with the process however it ends."""
     path = directory / "prepare.lock.partial"
-    with open(path, "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise DataError(f"{directory}: another prepare_owt.py is at work here; wait for it, or pass another data.dir") from None
-        except OSError:
-            pass  # a file system without locks
+    with open(path, "a+b") as file:
+        if not take(file, fcntl.flock):
+            raise DataError(f"{directory}: another prepare_owt.py is at work here; wait for it, or pass another data.dir")
         try:
             yield
         finally:

@@ -9,7 +9,7 @@ import time
 
 from cli.launcher import LAUNCHER
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 SAME_REQUEST_SECONDS = 5.0  # Slurm signals every process of a job, and torchrun passes its own signal on to each rank
 ORPHAN_SECONDS = 15  # how long a rank whose launcher died may take to save
 
@@ -18,6 +18,11 @@ class Preempted(RuntimeError):
     """The run was asked to stop and has saved; the same command continues it (75 is EX_TEMPFAIL: try again)."""
 
     exit_code = 75
+
+
+def is_ignored_hangup(number: int) -> bool:
+    """Return whether this is SIGHUP and nohup asked for it to be ignored."""
+    return number == signal.SIGHUP and signal.getsignal(number) is signal.SIG_IGN
 
 
 class Interruption:
@@ -38,7 +43,7 @@ class Interruption:
         self._listening, self._signalled = socket.socketpair()
         self._signalled.setblocking(False)
         self._previous_fd = signal.set_wakeup_fd(self._signalled.fileno(), warn_on_full_buffer=False)
-        self._previous = {s: signal.signal(s, lambda *_: None) for s in SIGNALS}
+        self._previous = {s: signal.signal(s, lambda *_: None) for s in SIGNALS if not is_ignored_hangup(s)}
         threading.Thread(target=self._listen, name="signals", daemon=True).start()
         return self
 
@@ -57,7 +62,7 @@ class Interruption:
                     self._listening.close()
                     return
                 for number in numbers:
-                    if number in SIGNALS:
+                    if number in self._previous:
                         self._note(number)
             if self._launcher is None or os.getppid() == self._launcher:
                 continue

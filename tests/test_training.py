@@ -114,7 +114,7 @@ def test_the_run_folder_explains_itself(docs, tmp_path):
     assert json.loads((folder / "status.json").read_text()) == {"state": "done", "step": 12, "message": ""}
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP])
 def test_a_signal_saves_and_exits_with_75_and_the_same_command_continues(number, docs, tmp_path):
     options = ["max_steps=60", "checkpoint_interval=1000", "eval_interval=60"]
     whole = train(docs, tmp_path, "whole", *options)

@@ -10,9 +10,10 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from cli.composition import ConfigError
+from runfolder.lock import take
 
 
 class Journal:
@@ -27,12 +28,12 @@ class Journal:
         self.folder = out_dir / ".sweep"
         (self.folder / "logs").mkdir(parents=True, exist_ok=True)
         self.file = (self.folder / "journal.jsonl").open("a+b")
-        if not try_lock(self.file):
-            raise ConfigError(f"{out_dir}: another sweep is running here; wait for it, or stop it")
         self.points_lock = (self.folder / "points.lock").open("a+b")
-        if not try_lock(self.points_lock):
+        if not take(self.file, fcntl.flock, holder=self.points_lock):
+            raise ConfigError(f"{out_dir}: another sweep is running here; wait for it, or stop it")
+        if not take(self.points_lock, fcntl.flock):
             print(f"{out_dir}: waiting for points of a sweep that was killed", file=sys.stderr, flush=True)
-            while not try_lock(self.points_lock):
+            while not take(self.points_lock, fcntl.flock):
                 time.sleep(0.2)
         self.events = self._read()
 
@@ -70,11 +71,3 @@ class Journal:
 
     def log_path(self, point_name: str) -> Path:
         return self.folder / "logs" / f"{point_name}.log"
-
-
-def try_lock(file: IO[bytes]) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
