@@ -15,7 +15,7 @@ from typing import Self
 import numpy as np
 
 from corpus.manifest import DataError
-from corpus.token_file import write_json_atomically
+from runfolder.files import write_json_atomically
 
 RECORD = np.dtype([("file", "<i4"), ("offset", "<i8"), ("length", "<i8")])
 

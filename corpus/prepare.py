@@ -19,8 +19,9 @@ from corpus.parallel import Encoded, encoder, plan_chunks
 from corpus.plan import Plan, PrepareConfig, check_settings
 from corpus.progress import ProgressReport, read_progress, record_progress
 from corpus.sources import check_vocab_size, open_documents
-from corpus.token_file import read_manifest, sync_path, verify_token_files, write_json_atomically
+from corpus.token_file import read_manifest, verify_token_files
 from corpus.tokenizer import make_tokenizer
+from runfolder.files import sync_path, write_json_atomically
 from runfolder.lock import take
 
 PROGRESS_NAME = "progress.json.partial"

@@ -9,7 +9,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from corpus.manifest import SPLITS
-from corpus.token_file import write_json_atomically
+from runfolder.files import write_json_atomically
 
 SECONDS_BETWEEN_LINES = 10.0
 

@@ -1,12 +1,10 @@
 """Read token bins; numpy and the standard library only, so that the engine starts quickly."""
 
 import hashlib
-import json
 import os
 import random
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -21,6 +19,7 @@ from corpus.manifest import (
     read_manifest,
     remedy,
 )
+from runfolder.files import sha256_of, sync_path, write_json_atomically
 
 __all__ = [
     "DataError",
@@ -28,6 +27,7 @@ __all__ = [
     "TokenFile",
     "open_token_file",
     "read_manifest",
+    "sync_path",
     "token_byte_lengths",
     "verify_token_files",
     "write_json_atomically",
@@ -118,8 +118,7 @@ def check_digest(path: Path, expected: str) -> None:
     """Raise DataError unless path is a file with that sha256."""
     if not path.is_file():
         raise DataError(f"{path}: missing; {remedy(path.parent)} overwrite=true")
-    with open(path, "rb") as file:
-        actual = hashlib.file_digest(file, "sha256").hexdigest()
+    actual = sha256_of(path)
     if actual != expected:
         raise DataError(
             f"{path}: its contents have changed (sha256 {actual}, the manifest says {expected}); "
@@ -150,29 +149,3 @@ def check_size(path: Path, expected: int) -> None:
     actual = path.stat().st_size
     if actual != expected:
         raise DataError(f"{path}: {actual:,} bytes, expected {expected:,} from the manifest; {remedy(path.parent)} overwrite=true")
-
-
-def write_json_atomically(path: str | Path, value: Any) -> None:
-    """Write value as deterministic JSON so that path holds either the old or the whole new content."""
-    path = Path(path)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        # Half a surrogate pair, as in a file name that is not UTF-8, becomes the escape by which JSON spells it.
-        with open(temporary, "w", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    sync_path(path.parent)
-
-
-def sync_path(path: Path) -> None:
-    """Make a file's contents, or the renames in a folder, survive a power cut."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -17,7 +17,6 @@ from corpus.token_file import (
     read_manifest,
     token_byte_lengths,
     verify_token_files,
-    write_json_atomically,
 )
 
 
@@ -291,13 +290,3 @@ def test_manifest_that_is_no_manifest(copied, content):
     (copied / "manifest.json").write_bytes(content)
     with pytest.raises(DataError, match="manifest.json"):
         read_manifest(copied)
-
-
-def test_json_is_written_whole_or_not_at_all(tmp_path):
-    path = tmp_path / "value.json"
-    write_json_atomically(path, {"b": 1, "a": "é"})
-    first = path.read_bytes()
-    assert json.loads(first) == {"a": "é", "b": 1} and first.index(b'"a"') < first.index(b'"b"')
-    with pytest.raises(TypeError):
-        write_json_atomically(path, {"a": object()})
-    assert path.read_bytes() == first and list(tmp_path.iterdir()) == [path]
