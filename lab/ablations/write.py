@@ -6,7 +6,7 @@ from pathlib import Path
 
 from corpus.token_file import write_json_atomically
 from lab.ablations.table import Ablations, Row, Table
-from lab.speedup.sentences import format_rate, format_tokens
+from lab.words import align, format_optional, format_rate, format_tokens, markdown_table, printable
 
 # In the paper's order; other names that a run logged follow.
 SCALES = {"sqk": "s_qk", "su": "s_u", "sv": "s_v", "sz": "s_z", "attn_alpha": "alpha_A", "mlp_alpha": "alpha_M"}
@@ -21,9 +21,8 @@ def render_markdown(ablations: Ablations) -> str:
     """Return the tables as Markdown."""
     parts = []
     for table in ablations.tables:
-        head, *rows = [[cell.replace("|", "\\|") for cell in line] for line in _cells(table)]
-        lines = [head, ["---"] * len(head), *rows]
-        parts += [f"## {_title(table)}", "\n".join(f"| {' | '.join(line)} |" for line in lines)]
+        header, *rows = _cells(table)
+        parts += [f"## {_title(table)}", markdown_table(header, rows)]
         parts += ["\n".join(f"- {note}" for note in table.notes)] if table.notes else []
     return "\n\n".join([*parts, *_footer(ablations)]) + "\n"
 
@@ -46,20 +45,12 @@ def _title(table: Table) -> str:
 def _footer(ablations: Ablations) -> list[str]:
     lines = [f"paper: {ablations.source}"]
     lines += [f"left out: {name}: {reason}" for name, reason in ablations.left_out.items()]
-    return ["\n".join(_clean(line) for line in lines)]
+    return ["\n".join(printable(line) for line in lines)]
 
 
 def _text_table(table: Table) -> str:
-    lines = _cells(table)
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    text = [
-        "  ".join(
-            cell.ljust(width) if column == 0 else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    ]
-    return "\n".join([_title(table), *text, *(f"  {_clean(note)}" for note in table.notes)])
+    header, *rows = _cells(table)
+    return "\n".join([_title(table), align(header, rows), *(f"  {printable(note)}" for note in table.notes)])
 
 
 def _cells(table: Table) -> list[list[str]]:
@@ -73,7 +64,7 @@ def _cells(table: Table) -> list[list[str]]:
         "seeds",
         "paper's %",
         "rate",
-        *(_clean(SCALES.get(name, name)) for name in scales),
+        *(printable(SCALES.get(name, name)) for name in scales),
         "paper's means",
     ]
     return [header, *(_row_cells(row, scales) for row in table.rows)]
@@ -86,11 +77,11 @@ def _row_cells(row: Row, scales: list[str]) -> list[str]:
     return [
         (f"T{paper.table} " if paper else "") + describe_change(row),
         "diverged" if row.loss is None else f"{row.loss:.4f}",
-        _number(row.delta_percent, "+.2f") + error,
+        format_optional(row.delta_percent, "+.2f") + error,
         seeds + (f", {row.diverged} diverged" if row.diverged else ""),
-        _number(paper.delta_percent if paper else None, "+.2f"),
+        format_optional(paper.delta_percent if paper else None, "+.2f"),
         "-" if row.learning_rate is None else format_rate(row.learning_rate),
-        *(_number(row.scales.get(name), ".3g") for name in scales),
+        *(format_optional(row.scales.get(name), ".3g") for name in scales),
         (paper and paper.learned) or "-",
     ]
 
@@ -101,13 +92,4 @@ def describe_change(row: Row) -> str:
         return "base"
     if row.paper:
         return row.paper.row
-    return _clean(", ".join(f"{key}={values.split(' -> ')[-1]}" for key, values in row.changes.items()))
-
-
-def _number(value: float | None, form: str) -> str:
-    return "-" if value is None else format(value, form)
-
-
-def _clean(text: str) -> str:
-    """Return text without control characters, which a run's configuration could carry into the terminal."""
-    return "".join(character if character.isprintable() else "?" for character in text)
+    return printable(", ".join(f"{key}={values.split(' -> ')[-1]}" for key, values in row.changes.items()))

@@ -12,7 +12,7 @@ from engine.config import Config, load_config
 from engine.metrics import read_json
 from engine.run import load_trained_model
 from lab.inspection.measure import InspectionError, Measurement, measure_model
-from lab.speedup.sentences import display_arm
+from lab.words import display_arm
 
 MAX_RUNS = 6  # the colours and markers that can be told apart
 SIZE_KEYS = ("n_layer", "n_head", "n_embd", "vocab_size", "sequence_length")

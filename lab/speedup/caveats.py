@@ -3,8 +3,8 @@
 from lab.runs import lookup, to_number
 from lab.speedup.comparable import find_unrecorded
 from lab.speedup.ladder import Ladder
-from lab.speedup.sentences import display_arm, format_rate, format_seconds, format_tokens
 from lab.speedup.speedup import Comparison
+from lab.words import display_arm, format_rate, format_seconds, format_tokens
 
 # Runs of one arm do the same work per step; where the slowest took this many times longer, something else interfered.
 UNSTEADY = 1.2

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lab.runs import Run, lookup, to_number
+from lab.words import shorten
 
 # What must be equal for a comparison to mean anything: (words, where it is read, dotted key).
 CONTROLLED_FIELDS = (
@@ -82,12 +83,6 @@ class Provenance:
     same: dict
     per_arm: dict
     varied: dict
-
-
-def shorten(value, length: int = 80) -> str:
-    """Return a value as one short line."""
-    text = "none" if value is None else str(value)
-    return text if len(text) <= length else text[: length - 3] + "..."
 
 
 def read_field(run: Run, source: str, key: str):

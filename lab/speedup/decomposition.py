@@ -6,7 +6,7 @@ from lab.runs import Run, lookup
 from lab.speedup.comparable import IncomparableError, label_arm, reason_left_out
 from lab.speedup.ladder import Ladder, Reach
 from lab.speedup.seeds import Interval, resample_seeds
-from lab.speedup.sentences import format_rate, format_tokens
+from lab.words import format_rate, format_tokens
 
 # The baselines in the order in which the handicaps are taken away, each with what lies between it and the next row.
 CHAIN = (

@@ -1,10 +1,10 @@
 """Say in sentences what makes a comparison fair: what was equal, what was tuned, how many seeds, which schedule."""
 
 from lab.runs import lookup, to_number
-from lab.speedup.comparable import CONTROLLED_FIELDS, Provenance, find_unrecorded, read_field, shorten
+from lab.speedup.comparable import CONTROLLED_FIELDS, Provenance, find_unrecorded, read_field
 from lab.speedup.ladder import Ladder
 from lab.speedup.report import Analysis
-from lab.speedup.sentences import display_arm, format_rate, format_tokens
+from lab.words import display_arm, format_rate, format_tokens, shorten
 
 WORDS = {
     "data.digest": "training text",

@@ -8,6 +8,7 @@ from lab.speedup.decomposition import Decomposition, decompose, find_reference
 from lab.speedup.published import find_claim, list_published_speedups, read_published, read_shape, read_whole
 from lab.speedup.report import Analysis, analyze_runs
 from lab.speedup.speedup import Comparison
+from lab.words import format_context
 
 
 @dataclass(frozen=True)
@@ -108,11 +109,6 @@ def name_sizes(groups: dict[Setting, list[Run]]) -> dict[Setting, str]:
         layers, width, _ = setting.shape
         names[setting] = next(iter(words)) if len(words) == len(shapes) == 1 and words != {""} else (f"{layers} layers of {width}")
     return names
-
-
-def format_context(context: int) -> str:
-    """Return a context length: 4096 as 4k."""
-    return f"{context // 1024}k" if context and context % 1024 == 0 else str(context)
 
 
 def _order(setting: Setting) -> tuple:

@@ -19,7 +19,7 @@ from lab.figures import (
     tick_log_axis,
 )
 from lab.speedup.published import find_anchors, read_published
-from lab.speedup.sentences import format_tokens
+from lab.words import format_tokens
 
 ANCHOR_MARKERS = {"HY": "D", "NV": "p", "JL": "h", "P1": "*", "NK": "X"}
 

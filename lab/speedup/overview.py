@@ -1,11 +1,10 @@
 """Word the whole report: the table over all sections, the parts of a speedup, and everything as plain text."""
 
-import textwrap
-
 from lab.speedup.decomposition import Decomposition, Ratio
-from lab.speedup.groups import Report, Section, format_context, summarize
-from lab.speedup.sentences import format_interval, format_ratio, format_tokens
-from lab.speedup.tables import WIDTH, align, render_text
+from lab.speedup.groups import Report, Section, summarize
+from lab.speedup.sentences import format_interval, format_ratio
+from lab.speedup.tables import render_text
+from lab.words import align, format_context, format_tokens, wrap
 
 SUMMARY_NOTE = (
     "paper: its claim for this size and context; this run: how many times fewer tokens (time: less training time) nGPT "
@@ -160,8 +159,3 @@ def render_report_text(report: Report) -> str:
             blocks += render_parts(section.decomposition)
         blocks.append(render_text(section.analysis, with_pairs=section.decomposition is None))
     return "\n\n".join(block for block in blocks if block)
-
-
-def wrap(line: str) -> str:
-    """Return a line folded to the width of the page."""
-    return textwrap.fill(line, WIDTH, subsequent_indent="  ", break_on_hyphens=False)

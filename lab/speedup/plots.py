@@ -18,7 +18,7 @@ from lab.figures import (
     tick_log_axis,
 )
 from lab.speedup.loss_plots import draw_headline_pair, draw_loss_by_seconds, draw_loss_by_tokens
-from lab.speedup.sentences import format_rate, format_tokens
+from lab.words import format_rate, format_tokens
 
 
 def draw_plots(analysis, out: Path) -> list[Plot]:

@@ -16,13 +16,9 @@ from lab.speedup.comparable import (
     reason_left_out,
 )
 from lab.speedup.ladder import Endpoint, Ladder, build_ladder
-from lab.speedup.sentences import (
-    describe_headline,
-    describe_time,
-    display_arm,
-    format_tokens,
-)
+from lab.speedup.sentences import describe_headline, describe_time
 from lab.speedup.speedup import Comparison, compare_ladders
+from lab.words import display_arm, format_tokens
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from matplotlib.ticker import FuncFormatter
 from lab.figures import MARKERS, PALETTE, STYLE, Plot, add_legend, literal, plt, save_plot, tick_log_axis
 from lab.runs import lookup, to_number
 from lab.speedup.decomposition import Decomposition
-from lab.speedup.groups import Report, format_context
-from lab.speedup.sentences import format_tokens
+from lab.speedup.groups import Report
+from lab.words import format_context, format_tokens
 
 STYLES = ("-", "--", ":", "-.")
 UNITS = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"))

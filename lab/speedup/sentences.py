@@ -3,38 +3,7 @@
 from lab.speedup.ladder import Ladder
 from lab.speedup.seeds import Interval
 from lab.speedup.speedup import Comparison, Speedup
-
-DISPLAY_NAMES = {"gpt": "GPT", "ngpt": "nGPT", "gpt_qknorm": "GPT+QK-norm"}
-
-
-def display_arm(arm: str) -> str:
-    """Return an arm's name as the literature writes it."""
-    model, *rest = arm.split(" ")
-    return " ".join([DISPLAY_NAMES.get(model, model), *rest])
-
-
-def format_tokens(tokens: float) -> str:
-    """Return a token count in two to three digits: 3.28M, 52.4B."""
-    for size, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if tokens >= 0.9995 * size:
-            return f"{tokens / size:.3g}{unit}"
-    return f"{tokens:.0f}"
-
-
-def format_rate(rate: float) -> str:
-    """Return a learning rate: 0.003 as 3e-3."""
-    mantissa, exponent = f"{rate:.3e}".split("e")
-    return f"{float(mantissa):g}e{int(exponent)}" if rate else "0"
-
-
-def format_seconds(seconds: float | None) -> str:
-    """Return a duration with its unit."""
-    if seconds is None:
-        return "-"
-    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.3g} {unit}"
-    return f"{seconds:.3g} s"
+from lab.words import display_arm, format_seconds, format_tokens
 
 
 def format_ratio(row: Speedup | None) -> str:

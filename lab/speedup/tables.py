@@ -1,36 +1,9 @@
 """The tables of the report, and the whole of it as plain text for the terminal."""
 
-import textwrap
-
-from lab.speedup.comparable import shorten
 from lab.speedup.ladder import Ladder
-from lab.speedup.sentences import (
-    describe_bound,
-    display_arm,
-    format_interval,
-    format_rate,
-    format_ratio,
-    format_seconds,
-    format_tokens,
-)
+from lab.speedup.sentences import describe_bound, format_interval, format_ratio
 from lab.speedup.speedup import Comparison
-
-WIDTH = 100
-
-
-def align(header: list[str], rows: list[list[str]], left: tuple[int, ...] = (0,), width: int | None = None) -> str:
-    """Return a table whose columns numbered in `left` are left-aligned; cells of the last are cut to fit the width."""
-    widths = [max(len(row[index]) for row in [header, *rows]) for index in range(len(header))]
-    if width:
-        widths[-1] = min(widths[-1], width - sum(widths[:-1]) - 2 * (len(widths) - 1))
-    lines = [
-        "  ".join(
-            shorten(cell, size).ljust(size) if index in left else cell.rjust(size)
-            for index, (cell, size) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in [header, *rows]
-    ]
-    return "\n".join([lines[0], "  ".join("-" * size for size in widths), *lines[1:]])
+from lab.words import WIDTH, align, display_arm, format_optional, format_rate, format_seconds, format_tokens, wrap
 
 
 def list_budgets(ladders: dict[str, Ladder]) -> tuple[list[str], list[list[str]]]:
@@ -48,8 +21,8 @@ def list_budgets(ladders: dict[str, Ladder]) -> tuple[list[str], list[list[str]]
                     format_rate(best.learning_rate) + ("*" if point.edge in ("lowest", "highest") else ""),
                     str(len(best.endpoints)),
                     f"{best.loss:.4f}",
-                    _optional(best.standard_error),
-                    _optional(best.bits_per_byte),
+                    format_optional(best.standard_error),
+                    format_optional(best.bits_per_byte),
                     format_seconds(best.seconds),
                 ]
             )
@@ -97,7 +70,7 @@ def list_speedups(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
             [
                 f"{names[row.at_arm]} at {format_tokens(row.at_tokens)}",
                 f"{row.loss:.4f}",
-                _optional(row.bits_per_byte),
+                format_optional(row.bits_per_byte),
                 *costs,
                 format_ratio(row),
                 format_interval(row.interval),
@@ -120,9 +93,9 @@ def list_gaps(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
         [
             format_tokens(gap.tokens),
             f"{gap.nats_per_token:+.4f}",
-            _optional(gap.standard_error),
-            _optional(gap.bits_per_byte, "+.4f"),
-            _optional(gap.standard_error_bits_per_byte),
+            format_optional(gap.standard_error),
+            format_optional(gap.bits_per_byte, "+.4f"),
+            format_optional(gap.standard_error_bits_per_byte),
             f"{gap.baseline_seeds}/{gap.challenger_seeds}" + (" paired" if gap.paired else ""),
             "-" if gap.better_seeds is None else f"{gap.better_seeds} of {gap.baseline_seeds}",
             "-" if gap.p_value is None else f"{gap.p_value:.3f}" if gap.p_value >= 0.001 else "<0.001",
@@ -130,10 +103,6 @@ def list_gaps(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
         for gap in comparison.gaps
     ]
     return header, rows
-
-
-def _optional(value: float | None, form: str = ".4f") -> str:
-    return "-" if value is None else format(value, form)
 
 
 def list_bounds(comparison: Comparison) -> list[str]:
@@ -160,7 +129,7 @@ def describe_test(comparison: Comparison) -> str:
 
 def render_text(analysis, with_pairs: bool = True) -> str:
     """Return one analysis as plain text of at most 100 columns, with or without what it says of each pair of arms."""
-    parts = [_wrap(line) for line in analysis.headlines if with_pairs or not analysis.comparisons]
+    parts = [wrap(line) for line in analysis.headlines if with_pairs or not analysis.comparisons]
     parts.append(
         "Best fully annealed run per budget (* best learning rate at the edge of those tried):\n"
         + align(*list_budgets(analysis.ladders))
@@ -169,9 +138,9 @@ def render_text(analysis, with_pairs: bool = True) -> str:
     for comparison in analysis.comparisons if with_pairs else ():
         parts += render_comparison(comparison)
     left_out = [
-        _wrap(f"left out: {run.name} ({display_arm(analysis.arms[run.name])}) {reason}") for run, reason in analysis.left_out
+        wrap(f"left out: {run.name} ({display_arm(analysis.arms[run.name])}) {reason}") for run, reason in analysis.left_out
     ]
-    notes = left_out + [_wrap(f"warning: {warning}") for warning in analysis.warnings]
+    notes = left_out + [wrap(f"warning: {warning}") for warning in analysis.warnings]
     return "\n\n".join(parts + (["\n".join(notes)] if notes else []))
 
 
@@ -187,12 +156,8 @@ def render_comparison(comparison: Comparison) -> list[str]:
         note = describe_test(comparison)
         parts.append(
             f"{other} minus {base} at equal tokens (negative: {other} is better):\n"
-            + "\n".join([align(*list_gaps(comparison)), *([_wrap(note)] if note else [])])
+            + "\n".join([align(*list_gaps(comparison)), *([wrap(note)] if note else [])])
         )
     if comparison.interval_note:
-        parts.append(_wrap(comparison.interval_note))
+        parts.append(wrap(comparison.interval_note))
     return parts
-
-
-def _wrap(line: str) -> str:
-    return textwrap.fill(line, WIDTH, subsequent_indent="  ", break_on_hyphens=False)

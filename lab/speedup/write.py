@@ -9,9 +9,8 @@ from pathlib import Path
 from urllib.parse import quote
 
 from lab.figures import Plot
-from lab.page import PAGE_STYLE, Link, render_document, render_list, render_plot, render_table
+from lab.page import Link, render_document, render_list, render_plot, render_table
 from lab.runs import Run
-from lab.speedup.comparable import shorten
 from lab.speedup.decomposition import Decomposition
 from lab.speedup.fairness import describe_fairness
 from lab.speedup.groups import Report, Section
@@ -21,10 +20,8 @@ from lab.speedup.published import read_published
 from lab.speedup.record import to_record
 from lab.speedup.report import Analysis
 from lab.speedup.report_plots import draw_overview, draw_parts
-from lab.speedup.sentences import display_arm, format_rate, format_seconds, format_tokens
 from lab.speedup.tables import describe_test, list_bounds, list_budgets, list_gaps, list_rates, list_speedups
-
-__all__ = ["PAGE_STYLE", "render_page", "write_report"]
+from lab.words import display_arm, format_rate, format_seconds, format_tokens, shorten
 
 LIMITS = (
     "These figures hold for the model size, context, data and budgets of these runs and for nothing larger: at small "
