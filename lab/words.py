@@ -53,8 +53,8 @@ def shorten(value: object, length: int = 80) -> str:
 
 
 def printable(text: str) -> str:
-    """Return text without the control characters that a run's files could carry into a terminal; line ends stay."""
-    return "".join(char if char.isprintable() or char == "\n" else "?" for char in text)
+    """Return one line of text without the control characters that a run's files could carry into a terminal."""
+    return "".join(char if char.isprintable() else "?" for char in text)
 
 
 def wrap(line: str) -> str:
