@@ -6,7 +6,7 @@ The lowest room of the command line: everything may import it. Free of torch.
 import difflib
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import fields, is_dataclass
+from dataclasses import Field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_args
 
@@ -84,7 +84,7 @@ def chosen_groups(config_name: str, overrides: Iterable[str]) -> dict[str, str]:
 def unknown_key(key: str, schema: type, chosen: dict[str, str] | None = None) -> str:
     """Return the complaint about a key that schema does not have; chosen restricts what is proposed to these choices."""
     for field in fields(schema):
-        owners = [name for name, child in field.metadata.get("schemas", {}).items() if key in key_names(child, f"{field.name}.")]
+        owners = [name for name, child in held_schemas(field).items() if key in key_names(child, f"{field.name}.")]
         if owners and chosen:
             return f"unknown key '{key}' of {field.name}={chosen[field.name]}; {field.name}={'|'.join(owners)} has it"
     return f"unknown key '{key}'{nearest(key, list(key_names(schema, chosen=chosen)))}"
@@ -97,18 +97,28 @@ def nearest(name: str, names: list[str]) -> str:
     return f": did you mean '{match[0]}'?" if match else ""
 
 
+def nearest_divisor(number: int, wanted: int) -> int:
+    """Return the divisor of number nearest to wanted."""
+    return min((d for d in range(1, number + 1) if number % d == 0), key=lambda d: abs(d - wanted))
+
+
 def key_names(schema: type, prefix: str = "", chosen: dict[str, str] | None = None) -> Iterator[str]:
     """Yield every dotted key of a dataclass.
 
-    A field's metadata["schemas"] has, by their names, the dataclasses it may hold; chosen[field] names the one it does.
+    chosen[field] names the dataclass that a field with several holds.
     """
     for field in fields(schema):
         yield prefix + field.name
         inner = [t for t in (field.type, *get_args(field.type)) if is_dataclass(t)]
-        schemas = field.metadata.get("schemas", {})
+        schemas = held_schemas(field)
         held = (chosen or {}).get(field.name)
         for child in (*inner, *([schemas[held]] if held in schemas else schemas.values())):
             yield from key_names(child, f"{prefix}{field.name}.")
+
+
+def held_schemas(field: Field) -> dict[str, type]:
+    """Return the dataclasses that a field may hold, by name: metadata["schemas"] is a function that returns them."""
+    return field.metadata["schemas"]() if "schemas" in field.metadata else {}
 
 
 def first_line(error: BaseException) -> str:

@@ -21,7 +21,7 @@ import arms.gpt_qknorm
 import arms.ngpt_variants
 import gpt.model
 import ngpt.model
-from cli.composition import ConfigError, to_dataclass
+from cli.composition import ConfigError, nearest_divisor, to_dataclass
 from engine.distributed import gathered
 from ngpt.normalization import Scale
 
@@ -32,7 +32,6 @@ MODELS: dict[str, ModuleType] = {
     "ngpt_ablation": arms.ngpt_variants,
 }
 LARGEST_CONTEXT = 1 << 20  # tokens; the rotary table grows with it, and is built before any checkpoint is read
-MODEL_SCHEMAS = tuple(module.Config for module in MODELS.values())
 
 
 def model_config(node: dict[str, Any]) -> Any:
@@ -104,8 +103,3 @@ def scale_means(model: torch.nn.Module) -> dict[str, float]:
             stored = {name: gathered(p) for name, p in module.named_parameters()}
             values.setdefault(path.rpartition(".")[2], []).append(functional_call(module, stored, ()).abs().mean())
     return {name: torch.stack(means).mean().item() for name, means in values.items()}
-
-
-def nearest_divisor(number: int, wanted: int) -> int:
-    """Return the divisor of number nearest to wanted."""
-    return min((d for d in range(1, number + 1) if number % d == 0), key=lambda d: abs(d - wanted))

@@ -27,12 +27,14 @@ from engine.checkpoint import (
     sha256_of,
     verify_checkpoint,
 )
-from engine.config import Config, difference, load_config, save_config
+from engine.config import Config, difference
+from engine.config_file import load_config, save_config
 from engine.data import check_split
 from engine.distributed import Ranks
 from engine.evaluate import ValidationSet
 from engine.metrics import forget_after, read_json, write_status
 from engine.models import build_model
+from runfolder.layout import replaced_name
 from runfolder.lock import RunLock
 
 
@@ -88,8 +90,7 @@ def open_run_folder(config: Config, data: RunData, lock: RunLock) -> Path | None
     refuse_links(folder)
     lock.acquire(folder)
     if config.resume == "never" and not is_new:
-        number = next(n for n in range(1, 10_000) if not folder.with_name(f"{folder.name}.replaced-{n}").exists())
-        folder.rename(folder.with_name(f"{folder.name}.replaced-{number}"))
+        folder.rename(replaced_name(folder))
         lock.acquire(folder)
     if (folder / "config.yaml").exists():
         changes = difference(load_config(folder / "config.yaml"), config)

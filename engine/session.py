@@ -10,7 +10,8 @@ from cli.composition import nearest
 from corpus.manifest import MANIFEST_NAME, DataError
 from corpus.token_file import verify_token_files
 from engine.accounting import describe_run, peak_flops
-from engine.config import Config, check_batch, check_config
+from engine.checks import check_batch, check_config
+from engine.config import Config
 from engine.distributed import start_ranks
 from engine.interruption import Interruption, Preempted
 from engine.memory import estimate_memory

@@ -18,7 +18,8 @@ from training import ROOT, SMALL, command, environment, error_line, metrics, run
 
 from arms.ngpt_variants import SMALLEST_ANGLE, slerp
 from cli.composition import CONFIG_DIR, ConfigError, to_dataclass
-from engine.config import Config, check_config
+from engine.checks import check_config
+from engine.config import Config
 from engine.loss import NextTokenLoss
 from engine.models import MODELS, build_model, max_norm_deviation, model_config, scale_means
 from engine.session import train

@@ -7,7 +7,9 @@ import pytest
 from training import ROOT, SMALL, composed, error_line, run
 
 from cli.composition import ConfigError
-from engine.config import check_batch, difference, load_config, save_config
+from engine.checks import check_batch
+from engine.config import difference
+from engine.config_file import load_config, save_config
 from engine.models import build_model
 
 EXPERIMENTS = sorted(path.stem for path in (ROOT / "configs/experiment").glob("*.yaml"))

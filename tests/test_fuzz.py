@@ -29,7 +29,7 @@ from corpus.progress import read_progress
 from corpus.token_file import DataError, open_token_file, token_byte_lengths, verify_token_files
 from corpus.tokenizer import load_tokenizer, make_tokenizer, tokenizer_json
 from engine.checkpoint import CheckpointError, load_model, load_optimizer, load_trainer_state, verify_checkpoint
-from engine.config import load_config
+from engine.config_file import load_config
 from engine.metrics import forget_after, read_json
 from engine.models import build_model
 from engine.optimizer import build_optimizer

@@ -15,7 +15,7 @@ import yaml
 from training import ROOT, SMALL, environment, metrics
 
 from cli.composition import ConfigError
-from engine.config import save_config
+from engine.config_file import save_config
 from lab.sweeps.check import compose_points, finished_state
 from lab.sweeps.journal import Journal
 from lab.sweeps.local import LocalSweep, share_out

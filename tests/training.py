@@ -9,7 +9,8 @@ from pathlib import Path
 from hydra import compose, initialize_config_dir
 
 from cli.composition import CONFIG_DIR, to_dataclass
-from engine.config import Config, check_config
+from engine.checks import check_config
+from engine.config import Config
 
 ROOT = Path(__file__).parent.parent
 

@@ -112,8 +112,6 @@ def analyze_ablations(runs: list[Run], base: str | None = None) -> Ablations:
         identity = (run.max_steps, run.learning_rate, run.seed, freeze(read_setting(run)))
         if run.model not in (PLAIN, VARIANT):
             left_out[run.name] = f"its model is {run.model}, not nGPT or a variant of it"
-        elif ".replaced-" in run.name:
-            left_out[run.name] = "set aside by resume=never"
         elif reason and not reason.startswith("diverged"):
             left_out[run.name] = reason
         elif identity in seen:

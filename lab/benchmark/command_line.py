@@ -17,7 +17,8 @@ from omegaconf.errors import OmegaConfBaseException
 from cli.composition import CONFIG_DIR, ConfigError, explain_composition, first_line, to_dataclass
 from cli.entry import fail
 from engine.accounting import peak_flops
-from engine.config import Config, check_batch, check_config
+from engine.checks import check_batch, check_config
+from engine.config import Config
 from engine.distributed import Ranks, start_ranks
 from engine.models import MODELS
 from engine.run import current_commit

@@ -16,7 +16,7 @@ from corpus.manifest import DataError
 from corpus.token_file import sync_path
 from corpus.tokenizer import Tokenizer
 from engine.checkpoint import CheckpointError, checkpoint_step, list_checkpoints
-from engine.config import load_config
+from engine.config_file import load_config
 from engine.run import load_trained_model
 from lab.evaluation.trained_run import open_tokenizer
 from lab.export.card import model_card

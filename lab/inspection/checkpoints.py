@@ -8,7 +8,8 @@ from pathlib import Path
 
 from cli.composition import ConfigError
 from engine.checkpoint import checkpoint_step, list_checkpoints
-from engine.config import Config, load_config
+from engine.config import Config
+from engine.config_file import load_config
 from engine.metrics import read_json
 from engine.run import load_trained_model
 from lab.inspection.measure import InspectionError, Measurement, measure_model

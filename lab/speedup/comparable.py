@@ -4,8 +4,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from engine.config import NEUTRAL
 from lab.runs import Run, lookup, to_number
 from lab.words import shorten
+from runfolder.layout import is_replaced
 
 # What must be equal for a comparison to mean anything: (words, where it is read, dotted key).
 CONTROLLED_FIELDS = (
@@ -28,34 +30,12 @@ SPEED_FIELDS = (
     ("micro_batch_size", "config", "micro_batch_size"),
     ("parallel", "config", "parallel"),
 )
-# Fields that name, place or watch a run without changing it.
-BOOKKEEPING = (
-    "run_name",
-    "out_dir",
-    "resume",
-    "wandb",
-    "tensorboard",
-    "log_interval",
-    "checkpoint_interval",
-    "keep_checkpoints",
-    "dry_run",
-    "data.dir",
-    "data.files",
-    "device",
-    "hydra",
-)
-# Fields that identify a run inside its arm, or that leave the trained weights as they are.
-NOT_A_VARIANT = (
-    "seed",
-    "learning_rate",
-    "max_steps",
-    "eval_interval",
-    "eval_windows",
-    "eval_batch_size",
-    "micro_batch_size",
-    "compile",
-    "parallel",
-)
+# Neutral keys that a reader of the report wants to see all the same: labels, and what shapes the speed.
+TOLD = {"size", "context", "data", "eval_interval", "micro_batch_size", "compile", "parallel", "recompute_layers", "on_nonfinite"}
+# Keys that name, place or watch a run.
+BOOKKEEPING = (*sorted(NEUTRAL - TOLD), "data.dir", "data.files")
+# Keys that identify a run inside its arm, or that leave the result as it is (eval_windows: the evaluation's digest is compared).
+NOT_A_VARIANT = (*sorted(NEUTRAL), "seed", "learning_rate", "max_steps", "eval_windows")
 
 
 class IncomparableError(Exception):
@@ -122,7 +102,9 @@ def find_speed_differences(runs: list[Run]) -> list[str]:
 
 
 def reason_left_out(run: Run) -> str | None:
-    """Return why a run is no point of a ladder (it diverged, or was not annealed to its last step), else None."""
+    """Return why a run is no point of a ladder (replaced, diverged, or not annealed to its last step), else None."""
+    if is_replaced(run.path):
+        return "set aside by resume=never"
     where = f"at step {run.last_step} of {run.max_steps}"
     if run.state == "diverged":
         return f"diverged {where}" + (f": {run.message}" if run.message else "")
@@ -195,7 +177,7 @@ def _find_varying(runs: list[Run]) -> set[str]:
 
 def _recipe(run: Run, excluded: tuple = ()) -> dict:
     """Return the flat config without the fields that do not shape the result."""
-    skip = BOOKKEEPING + excluded
+    skip = (*BOOKKEEPING, *excluded)
     return {
         key: value
         for key, value in flatten(run.config).items()

@@ -11,7 +11,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from cli.composition import CONFIG_DIR, ConfigError, explain_composition, first_line, to_dataclass
 from corpus.manifest import MANIFEST_NAME, read_manifest
-from engine.config import MAY_CHANGE_ON_RESUME, Config, check_batch, check_config, flatten, load_config
+from engine.checks import check_batch, check_config
+from engine.config import Config, flatten, is_neutral
+from engine.config_file import load_config
 from engine.metrics import read_json
 from engine.run import open_data
 from lab.sweeps.plan import Point
@@ -87,7 +89,7 @@ def changed_keys(recorded: Config, wanted: Config, point: Point) -> list[str]:
     return [
         f"{key}: {old.get(key)} -> {new[key]}"
         for key in sorted(new)
-        if key.split(".")[0] not in MAY_CHANGE_ON_RESUME and old.get(key) != new[key] and (key in old or key in named)
+        if not is_neutral(key) and old.get(key) != new[key] and (key in old or key in named)
     ]
 
 

@@ -1,0 +1,35 @@
+"""What lies where in a run's folder, and which folders are runs.
+
+runs/<name>/
+    config.yaml         the resolved configuration
+    environment.json    versions, commit, devices, digests of data and evaluation
+    metrics.jsonl       one record a line; status.json: how the run stands
+    checkpoints/step-00001000/
+runs/<name>.replaced-1/ an earlier run of that name, set aside by resume=never
+"""
+
+import re
+from pathlib import Path
+
+CONFIG = "config.yaml"
+ENVIRONMENT = "environment.json"
+METRICS = "metrics.jsonl"
+STATUS = "status.json"
+CHECKPOINTS = "checkpoints"
+REPLACED = re.compile(r".+\.replaced-\d+")
+
+
+def is_run_folder(folder: Path) -> bool:
+    """Return whether a folder holds a run, finished or not, that nothing has replaced."""
+    return (folder / CONFIG).is_file() and not is_replaced(folder)
+
+
+def is_replaced(folder: Path | str) -> bool:
+    """Return whether a run was set aside by resume=never: it counts no longer."""
+    return REPLACED.fullmatch(Path(folder).resolve().name) is not None
+
+
+def replaced_name(folder: Path) -> Path:
+    """Return the first free name under which a run's folder can be set aside."""
+    number = next(n for n in range(1, 10_000) if not folder.with_name(f"{folder.name}.replaced-{n}").exists())
+    return folder.with_name(f"{folder.name}.replaced-{number}")
