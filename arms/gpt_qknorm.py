@@ -34,11 +34,11 @@ class Attention(gpt.model.Attention):
         heads = (*x.shape[:2], self.n_head, self.head_dim)
         q = self.q_proj(x).view(heads).to(self.q_norm.weight.dtype)  # norms are computed in fp32, as everywhere
         k = self.k_proj(x).view(heads).to(self.k_norm.weight.dtype)
-        q = apply_rotary(self.q_norm(q).transpose(1, 2), rotary)  # (B, H, T, K)
-        k = apply_rotary(self.k_norm(k).transpose(1, 2), rotary)
-        v = self.v_proj(x).view(heads).transpose(1, 2)
+        q = apply_rotary(self.q_norm(q), rotary)  # (B, T, H, K)
+        k = apply_rotary(self.k_norm(k), rotary)
+        v = self.v_proj(x).view(heads)
         y = causal_attention(q, k, v, scale=self.head_dim**-0.5, cache=cache)
-        return self.o_proj(y.transpose(1, 2).reshape(x.shape))
+        return self.o_proj(y.reshape(x.shape))
 
 
 class Transformer(gpt.model.Transformer):

@@ -50,12 +50,12 @@ class AttentionWithoutQKNorm(ngpt.model.Attention):
 
     def forward(self, x: Tensor, rotary: Tensor, cache: LayerCache | None = None) -> Tensor:
         heads = (*x.shape[:2], self.n_head, self.head_dim)
-        q = apply_rotary(self.q_proj(x).view(heads).transpose(1, 2), rotary)
-        k = apply_rotary(self.k_proj(x).view(heads).transpose(1, 2), rotary)
-        v = self.v_proj(x).view(heads).transpose(1, 2)
-        sqk = self.sqk().view(self.n_head, 1, self.head_dim)
-        y = causal_attention(sqk * q, sqk * k, v, scale=self.head_dim**0.5, cache=cache)
-        return self.o_proj(y.transpose(1, 2).reshape(x.shape))
+        q = apply_rotary(self.q_proj(x).view(heads), rotary)
+        k = apply_rotary(self.k_proj(x).view(heads), rotary)
+        v = self.v_proj(x).view(heads)
+        q = self.sqk().square().view(self.n_head, self.head_dim) * q  # (s q)(s k) = (s^2 q) k
+        y = causal_attention(q, k, v, scale=self.head_dim**0.5, cache=cache)
+        return self.o_proj(y.reshape(x.shape))
 
 
 class SlerpBlock(ngpt.model.Block):

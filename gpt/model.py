@@ -38,11 +38,11 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, rotary: Tensor, cache: LayerCache | None = None) -> Tensor:
         heads = (*x.shape[:2], self.n_head, self.head_dim)
-        q = apply_rotary(self.q_proj(x).view(heads).transpose(1, 2), rotary)  # (B, H, T, K)
-        k = apply_rotary(self.k_proj(x).view(heads).transpose(1, 2), rotary)
-        v = self.v_proj(x).view(heads).transpose(1, 2)
+        q = apply_rotary(self.q_proj(x).view(heads), rotary)  # (B, T, H, K)
+        k = apply_rotary(self.k_proj(x).view(heads), rotary)
+        v = self.v_proj(x).view(heads)
         y = causal_attention(q, k, v, scale=self.head_dim**-0.5, cache=cache)
-        return self.o_proj(y.transpose(1, 2).reshape(x.shape))
+        return self.o_proj(y.reshape(x.shape))
 
 
 class MLP(nn.Module):

@@ -24,14 +24,14 @@ class RotaryTable(nn.Module):
         return torch.stack((angle.cos(), angle.sin())).float()
 
     def forward(self, length: int, start: int = 0) -> Tensor:
-        """Return the table (2, length, head_dim) of positions from start on; beyond the trained it is computed anew."""
+        """Return the table (2, length, 1, head_dim) of positions from start on; beyond the trained it is computed anew."""
         end = start + length
         table = self.table if end <= self.table.shape[1] else self._compute(end).to(self.table)
-        return table[:, start:end]
+        return table[:, start:end, None]
 
 
 def apply_rotary(x: Tensor, table: Tensor) -> Tensor:
-    """Rotate x (..., T, head_dim) by its positions; the result is at least fp32, as the table is."""
+    """Rotate x (..., T, H, head_dim) by its positions; the result is at least fp32, as the table is."""
     cos, sin = table
     half = x.shape[-1] // 2
     rotated = torch.cat((-x[..., half:], x[..., :half]), dim=-1)

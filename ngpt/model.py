@@ -49,13 +49,12 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, rotary: Tensor, cache: LayerCache | None = None) -> Tensor:
         heads = (*x.shape[:2], self.n_head, self.head_dim)
-        q = apply_rotary(self.q_proj(x).view(heads).transpose(1, 2), rotary)  # (B, H, T, K)
-        k = apply_rotary(self.k_proj(x).view(heads).transpose(1, 2), rotary)
-        v = self.v_proj(x).view(heads).transpose(1, 2)
-        sqk = self.sqk().view(self.n_head, 1, self.head_dim)
-        q, k = sqk * normalize(q), sqk * normalize(k)  # eq. 15, 16
+        q = apply_rotary(normalize(self.q_proj(x).view(heads)), rotary)  # eq. 15: a rotation keeps the norm
+        k = apply_rotary(normalize(self.k_proj(x).view(heads)), rotary)  # eq. 16
+        v = self.v_proj(x).view(heads)
+        q = self.sqk().square().view(self.n_head, self.head_dim) * q  # eq. 15, 16: (s q)(s k) = (s^2 q) k
         y = causal_attention(q, k, v, scale=self.head_dim**0.5, cache=cache)  # section 2.3.2
-        return self.o_proj(y.transpose(1, 2).reshape(x.shape))
+        return self.o_proj(y.reshape(x.shape))
 
 
 class MLP(nn.Module):
@@ -83,8 +82,8 @@ class Block(nn.Module):
         self.mlp_alpha = Scale(config.n_embd, config.alpha_init, config.alpha_scale or config.n_embd**-0.5)
 
     def forward(self, h: Tensor, rotary: Tensor, cache: LayerCache | None = None) -> Tensor:
-        h = normalize(h + self.attn_alpha().abs() * (normalize(self.attn(h, rotary, cache)) - h))  # eq. 10
-        h = normalize(h + self.mlp_alpha().abs() * (normalize(self.mlp(h)) - h))  # eq. 11
+        h = normalize(h.lerp(normalize(self.attn(h, rotary, cache)), self.attn_alpha().abs()))  # eq. 10
+        h = normalize(h.lerp(normalize(self.mlp(h)), self.mlp_alpha().abs()))  # eq. 11
         return h
 
 

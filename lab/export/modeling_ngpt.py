@@ -28,17 +28,17 @@ def normalize(x: Tensor) -> Tensor:
 
 
 def rotary_table(position_ids: Tensor, head_dim: int, base: float) -> tuple[Tensor, Tensor]:
-    """Return the cosines and sines (B, 1, T, K) of the positions (B, T), in the rotate-half layout."""
+    """Return the cosines and sines (B, T, 1, K) of the positions (B, T), in the rotate-half layout."""
     # Angles in float64: float32 ones would be off by 1e-3 at position 32k. Apple's GPUs have no float64.
     dtype = torch.float32 if position_ids.device.type == "mps" else torch.float64
     channel = torch.arange(0, head_dim, 2, dtype=dtype, device=position_ids.device)
-    angle = position_ids[:, None, :, None].to(dtype) * base ** (-channel / head_dim)
+    angle = position_ids[:, :, None, None].to(dtype) * base ** (-channel / head_dim)
     angle = torch.cat((angle, angle), dim=-1)
     return angle.cos().float(), angle.sin().float()
 
 
 def apply_rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate x (B, H, T, K) by its positions."""
+    """Rotate x (B, T, H, K) by its positions."""
     half = x.shape[-1] // 2
     return x * cos + torch.cat((-x[..., half:], x[..., :half]), dim=-1) * sin
 
@@ -88,12 +88,11 @@ class NgptAttention(nn.Module):
 
     def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor], attention_mask, past_key_values, **kwargs) -> Tensor:
         heads = (*x.shape[:2], -1, self.head_dim)
-        v = self.v_proj(x).view(heads).transpose(1, 2)  # (B, H, T, K)
-        sqk = self.sqk.float().view(-1, 1, self.head_dim)
-        q, k = (
-            (sqk * normalize(apply_rotary(projection(x).view(heads).transpose(1, 2), *rotary))).to(v.dtype)  # eq. 15, 16
-            for projection in (self.q_proj, self.k_proj)
-        )
+        q = apply_rotary(normalize(self.q_proj(x).view(heads)), *rotary)  # eq. 15: a rotation keeps the norm
+        k = apply_rotary(normalize(self.k_proj(x).view(heads)), *rotary)  # eq. 16
+        v = self.v_proj(x).view(heads)
+        q = self.sqk.to(q.dtype).square().view(-1, self.head_dim) * q  # eq. 15, 16: (s q)(s k) = (s^2 q) k
+        q, k, v = (y.to(v.dtype).transpose(1, 2) for y in (q, k, v))  # (B, H, T, K)
         if past_key_values is not None:
             k, v = past_key_values.update(k, v, self.layer_idx)
         y, _ = self.attention()(self, q, k, v, attention_mask, dropout=0.0, scaling=self.scaling, **kwargs)
@@ -130,8 +129,8 @@ class NgptDecoderLayer(nn.Module):
 
     def forward(self, h: Tensor, dtype: torch.dtype, **kwargs) -> Tensor:
         """Return the next hidden states (B, T, C), in fp32; the matrix products are computed in dtype."""
-        h = normalize(h + self.attn_alpha.float() * (normalize(self.self_attn(h.to(dtype), **kwargs)) - h))  # eq. 10
-        h = normalize(h + self.mlp_alpha.float() * (normalize(self.mlp(h.to(dtype))) - h))  # eq. 11
+        h = normalize(h.lerp(normalize(self.self_attn(h.to(dtype), **kwargs)), self.attn_alpha.to(h.dtype)))  # eq. 10
+        h = normalize(h.lerp(normalize(self.mlp(h.to(dtype))), self.mlp_alpha.to(h.dtype)))  # eq. 11
         return h
 
 
