@@ -1,0 +1,1 @@
+"""Rates that transfer: the optimum of a small sweep, and the command of the large run that it serves."""
