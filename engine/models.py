@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch.func import functional_call
 
+import arms.angpt
 import arms.gpt_qknorm
 import arms.ngpt_variants
 import gpt.model
@@ -30,6 +31,7 @@ MODELS: dict[str, ModuleType] = {
     "ngpt": ngpt.model,
     "gpt_qknorm": arms.gpt_qknorm,  # control arm
     "ngpt_ablation": arms.ngpt_variants,
+    "angpt": arms.angpt,
 }
 LARGEST_CONTEXT = 1 << 20  # tokens; the rotary table grows with it, and is built before any checkpoint is read
 

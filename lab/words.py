@@ -2,7 +2,7 @@
 
 import textwrap
 
-DISPLAY_NAMES = {"gpt": "GPT", "ngpt": "nGPT", "gpt_qknorm": "GPT+QK-norm"}
+DISPLAY_NAMES = {"gpt": "GPT", "ngpt": "nGPT", "gpt_qknorm": "GPT+QK-norm", "angpt": "anGPT"}
 WIDTH = 100  # columns of a terminal that every text output fits
 
 
