@@ -49,7 +49,7 @@ def test_the_logits_are_those_of_the_formulas():
     for row, found in zip(TOKENS, logits, strict=True):
         torch.testing.assert_close(
             found, reference_logits(model.state_dict(), row), rtol=1e-9, atol=1e-7
-        )  # EPSILON beside a short q
+        )
 
 
 def test_the_constants_keep_the_norm_near_one_at_width_256():
