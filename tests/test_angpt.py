@@ -47,9 +47,7 @@ def test_the_logits_are_those_of_the_formulas():
                 parameter.mul_(1 + 0.3 * torch.rand_like(parameter)).mul_(20 if "alpha" in name else 1)
     logits = model(TOKENS) @ model.unembedding().T
     for row, found in zip(TOKENS, logits, strict=True):
-        torch.testing.assert_close(
-            found, reference_logits(model.state_dict(), row), rtol=1e-9, atol=1e-7
-        )
+        torch.testing.assert_close(found, reference_logits(model.state_dict(), row), rtol=1e-9, atol=1e-7)
 
 
 def test_the_constants_keep_the_norm_near_one_at_width_256():
