@@ -6,6 +6,7 @@ Several GPUs: `torchrun --standalone --nproc_per_node=8 train.py ...`. Every key
 from typing import TYPE_CHECKING
 
 from cli.entry import run_entry
+from cli.launcher import read_launch
 
 if TYPE_CHECKING:
     from engine.config import Config
@@ -19,6 +20,8 @@ def load_schema() -> type:
 
 
 def main(config: "Config") -> None:
+    if not config.dry_run:
+        read_launch()  # variables that make no launch are refused before torch is imported
     from engine.session import print_plan, train
 
     if config.dry_run:
@@ -28,4 +31,4 @@ def main(config: "Config") -> None:
 
 
 if __name__ == "__main__":  # the fish shell completes only files with the words @hydra.main in them
-    run_entry(main, load_schema, config_name="train", literal=("out_dir", "run_name", "data.dir"))
+    run_entry(main, load_schema, config_name="train", literal=("out_dir", "run_name", "data.dir"), has_ranks=True)

@@ -23,18 +23,24 @@ NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*")
 
 
 def run_program(
-    main: Callable[[Any], int | None], schema: type, arguments: Sequence[str], positional: tuple[str, ...] = (), page: str = ""
+    main: Callable[[Any], int | None],
+    schema: type,
+    arguments: Sequence[str],
+    positional: tuple[str, ...] = (),
+    page: str | None = "",
+    has_ranks: bool = False,
 ) -> None:
     """Parse arguments into schema, call main with it, and end the process with the code that it returns (None: 0).
 
     Args:
         main: imports torch and the like only when it is called.
         positional: the fields that are also given without their key, in this order; a list takes all that is left.
-        page: what --help prints.
+        page: what --help prints; None where `python -OO` has taken it away.
+        has_ranks: whether torchrun may start the program; if not, the variables of a launcher mean nothing to it.
     """
-    with ending_in_one_line():
+    with ending_in_one_line(has_ranks=has_ranks):
         if {"-h", "--help"} & set(arguments):
-            print(page.strip())
+            print((page or "python -OO keeps no help; start Python without it").strip())
             return
         settings, hints = parse(schema, arguments, positional)
         code = main(settings)

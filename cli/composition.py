@@ -4,6 +4,7 @@ The lowest room of the command line: everything may import it. Free of torch.
 """
 
 import difflib
+import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import Field, fields, is_dataclass
@@ -24,13 +25,42 @@ class ConfigError(ValueError):
 
 
 def to_dataclass(raw: DictConfig, schema: type) -> Any:
-    """Return raw as an instance of schema, a dataclass; raise ConfigError for unknown keys and wrong types."""
+    """Return raw as an instance of schema, a dataclass; raise ConfigError for unknown keys and wrong types.
+
+    A path (a field with metadata["is_path"]) may begin with ~, the home folder; a whole number may be written as 1e5.
+    """
     try:
-        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), raw))
+        return at_home(OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), with_whole_numbers(raw, schema))))
     except ConfigKeyError as error:
         raise ConfigError(unknown_key(str(error.full_key), schema)) from None
     except OmegaConfBaseException as error:
         raise ConfigError(explain_type(error, schema)) from None
+
+
+def at_home(config: Any) -> Any:
+    """Write out a ~ at the beginning of every path in a dataclass, in place; return the dataclass."""
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if is_dataclass(value):
+            at_home(value)
+        elif field.metadata.get("is_path") and isinstance(value, str):
+            setattr(config, field.name, os.path.expanduser(value))
+        elif field.metadata.get("is_path") and isinstance(value, list):
+            setattr(config, field.name, [os.path.expanduser(path) if isinstance(path, str) else path for path in value])
+    return config
+
+
+def with_whole_numbers(raw: Any, schema: type) -> Any:
+    """Return a copy of raw in which the whole numbers that were written as 1e5 are integers, where schema asks for these."""
+    copy = OmegaConf.create(raw)
+    for field in fields(schema):
+        if isinstance(field.type, type) and is_dataclass(field.type) and OmegaConf.is_dict(copy.get(field.name)):
+            copy[field.name] = with_whole_numbers(copy[field.name], field.type)
+        elif int in (field.type, *get_args(field.type)) and not OmegaConf.is_interpolation(copy, field.name):
+            value = copy.get(field.name)
+            if isinstance(value, float) and value.is_integer():
+                copy[field.name] = int(value)
+    return copy
 
 
 def explain_type(error: OmegaConfBaseException, schema: type) -> str:
@@ -66,6 +96,12 @@ def explain_composition(error: HydraException, schema: type, config_name: str, o
         if "is not in struct" in text or "not in" in cause or not cause:
             return ConfigError(unknown_key(key[1], schema, chosen))
         return ConfigError(f"{key[1]}: {cause}")
+    several = re.match(r"Ambiguous value for argument '(.*)'", text)
+    if several:
+        return ConfigError(
+            f"{several[1]}: a comma separates several values, but one command is one run; "
+            "`python scripts/sweep.py sweeps/tiny.yaml` starts many (docs/sweeps.md)"
+        )
     if isinstance(error, OverrideParseException):
         return ConfigError(
             f"cannot read the override {error.override!r}: write key=value, quoting values with spaces or commas as 'key=\"...\"'"

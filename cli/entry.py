@@ -17,9 +17,10 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-import cli.launcher  # noqa: F401 - notes the launcher before torch is imported
 from cli.composition import CONFIG_DIR, ConfigError, explain_composition, first_line, to_dataclass
 from cli.help import print_help
+from cli.launcher import forget_launch, is_silent
+from cli.surroundings import prepare_surroundings
 
 # Hydra's own, `--hydra-help`; anything else with a dash is a setting that was meant to have none.
 FLAGS = {
@@ -34,8 +35,6 @@ FLAGS = {
     "-p",
     "--run",
     "-r",
-    "--multirun",
-    "-m",
     "--shell-completion",
     "-sc",
     "--config-path",
@@ -52,7 +51,11 @@ SLOWEST_START = 5.0  # seconds by which one rank may come to an error later than
 
 
 def run_entry(
-    function: Callable[[Any], None], schema: type | Callable[[], type], config_name: str, literal: tuple[str, ...] = ()
+    function: Callable[[Any], None],
+    schema: type | Callable[[], type],
+    config_name: str,
+    literal: tuple[str, ...] = (),
+    has_ranks: bool = False,
 ) -> None:
     """Compose configs/<config_name>.yaml with the command line, check it against schema, call function(config).
 
@@ -60,27 +63,16 @@ def run_entry(
         schema: the dataclass of the configuration, or a function that imports it: help and the shell's completion then
             need not wait for torch.
         literal: keys, of paths above all, whose values are taken as they are written, without Hydra's quotes.
+        has_ranks: whether torchrun may start the program; if not, the variables of a launcher mean nothing to it.
 
     Exceptions with an `exit_code` end the process with one line on stderr and that code: 2 configuration, 3 data,
     4 checkpoint, 5 diverged (design of the command line); SystemExit passes (75: preempted and saved).
     """
     # Hydra would print its own errors and exit with 1; so set, it lets them through to us.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    is_distributed = int(os.environ.get("WORLD_SIZE", "1")) > 1
-    if is_distributed and {"-m", "--multirun"} & set(sys.argv):
-        fail(
-            ConfigError(
-                "--multirun under torchrun makes every rank run its own sweep; `python scripts/sweep.py "
-                "sweeps/tiny.yaml` starts one torchrun per run (--nproc)"
-            )
-        )
-
-    # One, or with --multirun several; called outside Hydra, which would print over their errors.
-    composed: list[DictConfig] = []
-
-    if not {"-m", "--multirun"} & set(sys.argv):  # there a comma separates values
+    composed: list[DictConfig] = []  # one; our function is called outside Hydra, which would print over its errors
+    with ending_in_one_line(lambda error: explain_composition(error, imported(schema), config_name, sys.argv[1:]), has_ranks):
         sys.argv[1:] = [quoted(argument, literal) for argument in sys.argv[1:]]
-    with ending_in_one_line(lambda error: explain_composition(error, imported(schema), config_name, sys.argv[1:])):
         check_flags(sys.argv[1:])
         if {"-h", "--help"} & set(sys.argv[1:]):
             return print_help(config_name, [a for a in sys.argv[1:] if not a.startswith("-")])
@@ -90,13 +82,17 @@ def run_entry(
 
 
 @contextmanager
-def ending_in_one_line(explain: Callable[[HydraException], Exception] | None = None) -> Iterator[None]:
+def ending_in_one_line(explain: Callable[[HydraException], Exception] | None = None, has_ranks: bool = False) -> Iterator[None]:
     """End the process with one line and the right code where what is inside fails in a way that is known.
 
     Args:
         explain: the words for what Hydra says about a configuration that cannot be composed.
+        has_ranks: whether torchrun may start the program.
     """
     try:
+        if not has_ranks:
+            forget_launch()
+        prepare_surroundings()
         yield
     except HydraException as error:
         if explain is None:
@@ -110,6 +106,10 @@ def ending_in_one_line(explain: Callable[[HydraException], Exception] | None = N
     except BrokenPipeError:  # the reader, `head` say, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        fail(ConfigError(f"{error.filename}: {error.strerror}"))
     except Exception as error:
         if not hasattr(error, "exit_code"):
             raise
@@ -134,10 +134,10 @@ def quoted(argument: str, literal: tuple[str, ...]) -> str:
 
 def fail(error: Exception) -> None:
     """Print one line (on the first rank alone) and exit with the error's code."""
-    if os.environ.get("RANK", "0") == "0":
-        print(f"error: {error}", file=sys.stderr, flush=True)
-    else:
+    if is_silent():
         time.sleep(SLOWEST_START)  # rank 0 speaks for all, and torchrun ends it as soon as another rank has failed
+    else:
+        print(f"error: {error}", file=sys.stderr, flush=True)
     sys.exit(getattr(error, "exit_code", 1))
 
 
@@ -149,6 +149,10 @@ def check_flags(arguments: list[str]) -> None:
     """Raise ConfigError for a setting written with dashes, as other programs have it."""
     for argument in arguments:
         name, equals, value = argument.partition("=")
+        if name in ("-m", "--multirun"):
+            raise ConfigError(
+                f"{name}: one command is one run; `python scripts/sweep.py sweeps/tiny.yaml` starts many (docs/sweeps.md)"
+            )
         if argument.startswith("-") and name not in FLAGS:
             meant = f"{name.lstrip('-').replace('-', '_')}={value if equals else 'VALUE'}"
             raise ConfigError(f"{argument}: settings have no dashes: {meant}; --help lists them")

@@ -1,7 +1,6 @@
 """What --help prints: the settings of a command line and what they mean. Free of torch, so that it comes at once."""
 
 import json
-import os
 import re
 import sys
 from collections.abc import Mapping
@@ -11,13 +10,14 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from cli.composition import CONFIG_DIR, chosen_groups
+from cli.launcher import is_silent
 
 VALUE_WIDTH = 16
 
 
 def print_help(config_name: str, overrides: list[str]) -> None:
     """Print configs/help/<config_name>.txt with the values of this command line; without such a page, the YAML file's own words."""
-    if os.environ.get("RANK", "0") != "0":
+    if is_silent():
         return
     page = Path(CONFIG_DIR) / "help" / f"{config_name}.txt"
     print(fill_in(page.read_text(), config_name, overrides) if page.is_file() else plain_help(config_name), end="")

@@ -17,7 +17,7 @@ class TokenizerConfig:
     """Which tokenizer, and where its files are: for gpt2 a folder, for one that is not ours a tokenizer.json."""
 
     name: str = "gpt2"
-    files: Optional[str] = None
+    files: Optional[str] = field(default=None, metadata={"is_path": True})
     eos_token: Optional[str] = None  # of a tokenizer.json whose special tokens leave it open
 
 

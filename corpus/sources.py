@@ -39,11 +39,11 @@ class DataConfig:
     """One corpus: where its text comes from, how it becomes tokens, where the bins lie (configs/data/*.yaml)."""
 
     name: str
-    dir: str
+    dir: str = field(metadata={"is_path": True})
     source: str  # one of SOURCES
     repo: Optional[str] = None
     revision: Optional[str] = None
-    files: Any = None  # a glob or a list of globs
+    files: Any = field(default=None, metadata={"is_path": True})  # a glob or a list of globs
     text_column: str = "text"
     tokenizer: str = "gpt2"  # one of TOKENIZERS, or the name given to a tokenizer.json
     vocab_size: int = 50304  # of the model's embedding: the tokenizer's own, or a little more

@@ -61,7 +61,7 @@ class Config:
 
     seed: int  # of the initialization and of the data order
     run_name: Optional[str] = field(metadata=neutral)  # None: made from the configuration
-    out_dir: str = field(metadata=neutral)
+    out_dir: str = field(metadata={**neutral, "is_path": True})
     resume: str = field(metadata=neutral)  # auto | must | never
     device: str = field(metadata=neutral)  # auto | cpu | cuda
     compile: Optional[bool] = field(metadata=neutral)  # None: on a GPU yes, on a CPU no

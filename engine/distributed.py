@@ -1,6 +1,5 @@
 """Ranks: who am I, who else is there, and agreeing with them. Single process when not under torchrun."""
 
-import os
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -14,6 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from cli.composition import ConfigError
+from cli.launcher import read_launch
 
 
 @dataclass(frozen=True)
@@ -108,9 +108,7 @@ def start_ranks(device: str, timeout_seconds: float) -> Iterator[Ranks]:
     if device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device=cuda: this PyTorch finds no CUDA GPU; device=cpu would run")
     use_cuda = device != "cpu" and torch.cuda.is_available()
-    rank, local_rank, world_size = (
-        int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("LOCAL_RANK", 0), ("WORLD_SIZE", 1))
-    )
+    rank, local_rank, world_size = read_launch()
     if use_cuda and local_rank >= torch.cuda.device_count():
         raise ConfigError(f"local rank {local_rank} has no GPU: there are {torch.cuda.device_count()}; lower --nproc_per_node")
     torch_device = torch.device("cuda", local_rank) if use_cuda else torch.device("cpu")

@@ -1,12 +1,12 @@
 """One session of a run: from a configuration to done, preempted, diverged or failed."""
 
 import json
-import os
 import sys
 from contextlib import closing
 from pathlib import Path
 
 from cli.composition import nearest
+from cli.launcher import is_silent, planned_world_size
 from corpus.manifest import MANIFEST_NAME, DataError
 from corpus.token_file import verify_token_files
 from engine.accounting import describe_run, peak_flops
@@ -85,11 +85,11 @@ def check_data_folder(config: Config) -> None:
 def print_plan(config: Config) -> None:
     """Print, as JSON, what a run would be, without starting it; raise as the run would for what cannot be."""
     check_config(config)
-    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    world_size = planned_world_size()
     check_batch(config, world_size)
     has_data = (Path(config.data.dir) / MANIFEST_NAME).exists()
     train_tokens = open_data(config).manifest.splits["train"].tokens if has_data else config.data.expected.train_tokens
-    if os.environ.get("RANK", "0") == "0":
+    if not is_silent():
         model = build_model(config.model, config.precision.matrices, device="meta")
         use_compile = config.compile if config.compile is not None else config.device != "cpu"
         plan = describe_run(config, model, world_size, train_tokens)

@@ -129,8 +129,6 @@ def test_mistakes_end_every_rank(docs, tmp_path):
             code=1,
         )
         assert done.stderr.count("error: ") == 1 and says in done.stderr
-    done = run("train.py", "-m", "model=gpt,ngpt", ranks=2, code=1)
-    assert "--multirun under torchrun" in done.stderr
 
 
 def test_a_run_is_not_continued_with_other_settings_or_data(docs, tmp_path):

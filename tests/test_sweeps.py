@@ -520,10 +520,3 @@ def test_the_command_refuses_in_one_line_and_leaves_nothing(docs, tmp_path):
     assert "manifest.json: missing" in refusal(write_sweep(tmp_path, tmp_path / "nothing"), code=3)
     assert not (tmp_path / "runs").exists()
     assert "write the array from the repository's root" in refusal(write_sweep(tmp_path, docs), "--slurm", "array")
-
-
-def test_multirun_under_torchrun_names_the_sweep_command():
-    done = subprocess.run(
-        [sys.executable, ROOT / "train.py", "-m", "seed=1,2"], env=environment(WORLD_SIZE="2"), capture_output=True, text=True
-    )
-    assert done.returncode == 2 and "python scripts/sweep.py sweeps/tiny.yaml" in done.stderr

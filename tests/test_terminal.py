@@ -221,6 +221,8 @@ NEAR_MISSES = {
     "model.alpha_init=0.1": "unknown key 'model.alpha_init' of model=gpt; model=ngpt|ngpt_ablation has it",
     "model.alpha_int=0.1": "unknown key 'model.alpha_int'",
     "--max-steps=3": "--max-steps=3: settings have no dashes: max_steps=3",
+    "--multirun": "--multirun: one command is one run; `python scripts/sweep.py",
+    "learning_rate=1e-3,2e-3": "learning_rate=1e-3,2e-3: a comma separates several values, but one command is one run",
     "experiment=quikstart": "did you mean 'quickstart'?",
 }
 

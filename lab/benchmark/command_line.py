@@ -1,7 +1,6 @@
 """scripts/bench.py: from its arguments to a table and a JSON file."""
 
 import json
-import os
 import platform
 import statistics
 import tempfile
@@ -16,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from cli.composition import CONFIG_DIR, ConfigError, explain_composition, first_line, to_dataclass
 from cli.entry import fail
+from cli.launcher import read_launch
 from engine.accounting import peak_flops
 from engine.checks import check_batch, check_config
 from engine.config import Config
@@ -87,7 +87,7 @@ def compose_arm(name: str, overrides: list[str]) -> Config:
     config.max_steps = 1_000_000  # only the learning rate depends on it
     config.warmup_steps = min(config.warmup_steps, 1000)
     check_config(config)
-    check_batch(config, int(os.environ.get("WORLD_SIZE", "1")))
+    check_batch(config, read_launch().world_size)
     return replace(config, compile={"eager": False, "compiled": True, "": config.compile}[mode])
 
 

@@ -30,7 +30,7 @@ def run_script(main: Callable[[Any], None], schema: type, config_name: str) -> N
         else:
             rest.append(argument)
     sys.argv[1:] = rest
-    run_entry(lambda config: main(replace(config, **given)), schema, config_name)
+    run_entry(lambda config: main(replace(config, **given)), schema, config_name, has_ranks=True)
 
 
 def split_list(key: str, value: str | None) -> list[str]:
