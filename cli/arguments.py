@@ -9,7 +9,7 @@ are taken as they are written: no quoting of spaces, commas, brackets or `=`. Fr
 import re
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import MISSING, Field, fields
+from dataclasses import MISSING, Field, dataclass, fields
 from pathlib import Path
 from types import UnionType
 from typing import Any, Union, get_args, get_origin
@@ -22,43 +22,54 @@ from cli.entry import ending_in_one_line
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*")
 
 
-def run_program(
-    main: Callable[[Any], int | None],
-    schema: type,
-    arguments: Sequence[str],
-    positional: tuple[str, ...] = (),
-    page: str | None = "",
-    has_ranks: bool = False,
-) -> None:
-    """Parse arguments into schema, call main with it, and end the process with the code that it returns (None: 0).
+@dataclass(frozen=True)
+class Program:
+    """A command line: its settings, what it does with them, and what --help prints.
 
-    Args:
-        main: imports torch and the like only when it is called.
-        positional: the fields that are also given without their key, in this order; a list takes all that is left.
-        page: what --help prints; None where `python -OO` has taken it away.
-        has_ranks: whether torchrun may start the program; if not, the variables of a launcher mean nothing to it.
+    main: called with an instance of schema, returns the exit code (None: 0); it imports torch and the like itself.
+    positional: the fields that are also given without their key, in this order; a list takes all that is left.
+    page: what --help prints; None where `python -OO` has taken it away.
+    has_ranks: whether torchrun may start the program; if not, the variables of a launcher mean nothing to it.
     """
-    with ending_in_one_line(has_ranks=has_ranks):
-        if {"-h", "--help"} & set(arguments):
-            print((page or "python -OO keeps no help; start Python without it").strip())
-            return
-        settings, hints = parse(schema, arguments, positional)
-        code = main(settings)
-        sys.stdout.flush()
-        for hint in hints:  # only now: a refusal is one line
-            print(f"note: {hint}", file=sys.stderr)
-    sys.exit(code or 0)
+
+    main: Callable[[Any], Any]
+    schema: type
+    positional: tuple[str, ...]
+    page: str | None
+    has_ranks: bool = False
+
+    def run(self) -> None:
+        """Do what the process's arguments ask for, and end the process."""
+        arguments = sys.argv[1:]
+        with ending_in_one_line(has_ranks=self.has_ranks):
+            if {"-h", "--help"} & set(arguments):
+                print((self.page or "python -OO keeps no help; start Python without it").strip())
+                sys.exit(0)
+            settings, hints = parse(self.schema, arguments, self.positional)
+            code = self.main(settings)
+            sys.stdout.flush()
+            for hint in hints:  # only now: a refusal is one line
+                print(f"note: {hint}", file=sys.stderr)
+            sys.exit(code or 0)
+
+    def parse(self, arguments: Sequence[str]) -> Any:
+        """Return the settings that arguments ask for."""
+        return parse(self.schema, arguments, self.positional)[0]
 
 
 def parse(schema: type, arguments: Sequence[str], positional: tuple[str, ...] = ()) -> tuple[Any, list[str]]:
     """Return an instance of schema, and a hint for each old spelling that was used.
 
-    Old spellings, for one release: `--key value`, `--key=value`, `--flag`; `run=A,B` for `runs=A,B`.
+    Old spellings, for one release: `--key value`, `--key=value`, `--flag`; `run=A,B` for `runs=A,B`, and the name that a
+    field has as metadata["former"].
 
     Raises:
         ConfigError: an unknown key, a value of the wrong type, a key given twice, a key without a default not given.
     """
     known = {field.name: field for field in fields(schema)}
+    former = {field.metadata["former"]: field.name for field in known.values() if "former" in field.metadata}
+    if "runs" in known:
+        former["run"] = "runs"  # one run may go on being called so
     arguments, hints = without_dashes(arguments, known)
     given: dict[str, Any] = {}
     bare: list[str] = []
@@ -67,10 +78,10 @@ def parse(schema: type, arguments: Sequence[str], positional: tuple[str, ...] = 
         if not equals or not NAME.fullmatch(key) or (key not in known and Path(argument).exists()):
             bare.append(argument)
             continue
-        if key == "run" and "run" not in known and "runs" in known:
-            key = "runs"
+        if key in former:
+            key, old = former[key], key
             if len(split_list(value)) > 1:
-                hints.append("run=A,B is now written A B (or runs=A,B); the old spelling goes with the next release")
+                hints.append(f"{old}=A,B is now written A B (or {key}=A,B); the old spelling goes with the next release")
         if key not in known:
             raise ConfigError(f"unknown key '{key}'{nearest(key, list(known))} (--help lists the keys)")
         if key in given:

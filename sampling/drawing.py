@@ -15,7 +15,7 @@ from corpus.tokenizer import Tokenizer, load_tokenizer
 from engine.checkpoint import checkpoint_step, list_checkpoints
 from engine.generate import context_start, generate
 from engine.run import load_trained_model
-from sampling.config import SampleConfig
+from sampling.settings import SampleSettings
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def open_run(folder: Path, checkpoint: int | None, device: str) -> TrainedRun:
     return TrainedRun(folder, checkpoint, config.model["name"], model.to(device), tokenizer, device)
 
 
-def draw(run: TrainedRun, prompt: list[int], config: SampleConfig, speed: Speed) -> Iterator[list[Sample]]:
+def draw(run: TrainedRun, prompt: list[int], config: SampleSettings, speed: Speed) -> Iterator[list[Sample]]:
     """Yield the list of the prompt's num_samples samples again and again while they grow, batch_size at a time.
 
     The first time all are empty, the last time all are finished. What the model takes in between is counted in `speed`.
@@ -114,7 +114,7 @@ def draw(run: TrainedRun, prompt: list[int], config: SampleConfig, speed: Speed)
         yield samples
 
 
-def grow(run: TrainedRun, prompt: list[int], batch: list[Sample], config: SampleConfig, speed: Speed) -> Iterator[None]:
+def grow(run: TrainedRun, prompt: list[int], batch: list[Sample], config: SampleSettings, speed: Speed) -> Iterator[None]:
     """Add one token to every sample of a batch that has not ended, and yield; until all have, or max_new_tokens times."""
     end = run.tokenizer.eot_token
     generators = [torch.Generator(run.device).manual_seed(seed_of(config.seed, sample.number)) for sample in batch]

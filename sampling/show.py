@@ -7,11 +7,11 @@ import sys
 
 from engine.generate import context_start
 from sampling.columns import side_by_side
-from sampling.config import SampleConfig
 from sampling.drawing import Sample, Speed, TrainedRun, draw
+from sampling.settings import SampleSettings
 
 
-def show_samples(runs: list[TrainedRun], prompts: list[str], config: SampleConfig) -> None:
+def show_samples(runs: list[TrainedRun], prompts: list[str], config: SampleSettings) -> None:
     """Draw every run's samples of every prompt and write them to standard output, the tokens/s to standard error."""
     speeds = [Speed() for _ in runs]
     for number, prompt in enumerate(prompts, 1):
@@ -42,11 +42,11 @@ def heading(*parts: str) -> str:
     return f"--- {', '.join(parts)}\n" if parts else ""
 
 
-def name_of(sample: Sample, config: SampleConfig) -> list[str]:
+def name_of(sample: Sample, config: SampleSettings) -> list[str]:
     return [f"sample {sample.number}"] if config.num_samples > 1 else []
 
 
-def write_text(run: TrainedRun, prompt: str, config: SampleConfig, speed: Speed, label: list[str]) -> None:
+def write_text(run: TrainedRun, prompt: str, config: SampleSettings, speed: Speed, label: list[str]) -> None:
     """Write the first unfinished sample as it grows and the others in their order, each once those before it are complete."""
     current, written = 0, None  # characters of the current sample that have been written; None: not even its prompt
     for samples in draw(run, run.encode(prompt), config, speed):
@@ -63,7 +63,7 @@ def write_text(run: TrainedRun, prompt: str, config: SampleConfig, speed: Speed,
             current, written = current + 1, None
 
 
-def write_json(run: TrainedRun, prompt: str, config: SampleConfig, speed: Speed) -> None:
+def write_json(run: TrainedRun, prompt: str, config: SampleSettings, speed: Speed) -> None:
     """Write one JSON object per line and sample, in their order, each once it and those before it are complete."""
     tokens, done = run.encode(prompt), 0
     for samples in draw(run, tokens, config, speed):
@@ -88,7 +88,7 @@ def write_json(run: TrainedRun, prompt: str, config: SampleConfig, speed: Speed)
             done += 1
 
 
-def write_comparison(runs: list[TrainedRun], prompt: str, config: SampleConfig, speeds: list[Speed], label: list[str]) -> None:
+def write_comparison(runs: list[TrainedRun], prompt: str, config: SampleSettings, speeds: list[Speed], label: list[str]) -> None:
     """Write every sample of the first run beside those of the others, or below each other where the terminal is narrow."""
     drawn = [[*draw(run, run.encode(prompt), config, speed)][-1] for run, speed in zip(runs, speeds, strict=True)]
     titles = [run.title for run in runs]

@@ -9,7 +9,7 @@ pages divided among their users) summed over the contender's processes.
 import sys
 from pathlib import Path
 
-# Replaced, not extended: scripts/inspect.py would hide the standard library's inspect from all that follows.
+# Replaced, not extended: scripts/inspect_weights.py would hide the standard library's inspect from all that follows.
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[0] = str(ROOT)
 

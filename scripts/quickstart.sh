@@ -33,6 +33,6 @@ echo "--- the comparison"
 python scripts/compare.py "${runs[@]}" --out report/quickstart
 for arm in gpt ngpt; do
   echo "--- a sample from $arm"
-  python sample.py run="runs/quickstart-$arm-${budgets##* }steps-seed${seeds##* }" prompt='Return the ' max_new_tokens=200 temperature=0.7
+  python sample.py "runs/quickstart-$arm-${budgets##* }steps-seed${seeds##* }" prompt='Return the ' max_new_tokens=200 temperature=0.7
 done
 echo "--- done: open report/quickstart/report.html"

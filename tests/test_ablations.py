@@ -562,7 +562,7 @@ def script(*arguments, code=0):
 def test_the_command_prints_and_writes(sweep, tmp_path):
     (tmp_path / "note.txt").write_text("a file beside the runs")
     hostile = ablation_run(tmp_path, "hostile", 2.4, 2, **{"model.residual": "a|b\x1b[31m\nc"})
-    done = script(*sweep, hostile, tmp_path / "note.txt", "--out", tmp_path / "report")
+    done = script(*sweep, hostile, tmp_path / "note.txt", f"out={tmp_path}/report")
     assert "T5 s_u, s_v scalar" in done.stdout and "+1.20 +/- 0.06" in done.stdout and "\x1b" not in done.stdout
     assert "arXiv 2410.01131" in done.stdout
     data = json.loads((tmp_path / "report/ablations.json").read_text())
@@ -572,7 +572,7 @@ def test_the_command_prints_and_writes(sweep, tmp_path):
     assert len(lines) == 2 + 7 and len({line.replace("\\|", "").count("|") for line in lines}) == 1 and "\x1b" not in page
     assert page == render_markdown(analyze_ablations(read_runs([*sweep, hostile])))
     assert "no such run folder" in error_line(script(tmp_path / "none", code=2))
-    assert "cannot write" in error_line(script(*sweep, "--out", tmp_path / "note.txt", code=2))
+    assert "cannot write" in error_line(script(*sweep, f"out={tmp_path}/note.txt", code=2))
 
 
 @pytest.mark.parametrize("width", ["wide", "0", "[1]"])

@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 import yaml
 from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
+from test_scripts import PROGRAMS, program
 from torch.distributed.run import get_args_parser
 from training import composed, environment
 
+from cli.arguments import parse
 from cli.composition import CONFIG_DIR
 from engine.session import print_plan
 from lab.sweeps.plan import read_sweep
@@ -30,18 +31,9 @@ PAGES = sorted(
         *(ROOT / "docs/results").rglob("*.md"),
     ]
 )
-# Entries by their configuration; those with argparse, whose options are looked up; the rest has words of its own.
-HYDRA = {
-    "train.py": "train",
-    "prepare_owt.py": "prepare",
-    "sample.py": "sample",
-    "scripts/evaluate.py": "evaluate",
-    "scripts/extrapolate.py": "extrapolate",
-    "scripts/downstream.py": "downstream",
-    "scripts/export_hf.py": "export",
-}
-OPTIONS = ("scripts/compare.py", "scripts/sweep.py", "scripts/ablations.py", "scripts/soak.py")
-OWN_KEYS = ("scripts/inspect.py", "scripts/bench.py", "scripts/bench_prepare.py")
+# Beside train.py, prepare_owt.py and the programs of test_scripts.py.
+OPTIONS = ("scripts/compare.py",)
+OWN_KEYS = ("scripts/bench.py", "scripts/bench_prepare.py")
 ELSEWHERE = (
     "vllm",
     "lm_eval",
@@ -139,16 +131,15 @@ def check_script(script: str, arguments: list[str]) -> None:
     elif script == "prepare_owt.py":
         with initialize_config_dir(CONFIG_DIR, version_base="1.3"):
             compose("prepare", [re.sub(r"=(.*[*].*)$", r"='\1'", word) for word in arguments])
-    elif script in HYDRA:
-        known = OmegaConf.load(ROOT / f"configs/{HYDRA[script]}.yaml")
-        unknown = [word for word in arguments if word.partition("=")[0] not in known.keys()]  # noqa: SIM118 - `in` passes over a key that has to be given
-        assert not unknown, f"{script}: {unknown}"
-    elif script in OPTIONS:
-        text = (ROOT / script).read_text()
-        assert not [word for word in arguments if word.startswith("--") and f'"{word.partition("=")[0]}"' not in text]
+    elif script in PROGRAMS:
+        _, hints = parse(program(script).schema, arguments, program(script).positional)
+        assert not hints, f"{script}: {hints}"
         for word in arguments:
             if word.startswith("sweeps/"):
                 read_sweep(ROOT / word)
+    elif script in OPTIONS:
+        text = (ROOT / script).read_text()
+        assert not [word for word in arguments if word.startswith("--") and f'"{word.partition("=")[0]}"' not in text]
     else:
         assert script in OWN_KEYS, f"{script}: tell this test how its arguments are read"
         check_own_keys(script, arguments)

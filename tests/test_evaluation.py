@@ -21,13 +21,14 @@ from corpus.tokenizer import make_tokenizer
 from engine.distributed import Ranks
 from engine.loss import IGNORED, NextTokenLoss
 from lab.evaluation import downstream, long_text
-from lab.evaluation.command_line import check_common, split_list
+from lab.evaluation.cli import EVALUATE
 from lab.evaluation.downstream import averages, load_tasks, read_task_file, render, run_tasks
-from lab.evaluation.extrapolation import check_multiples, extrapolate
+from lab.evaluation.extrapolation import extrapolate
 from lab.evaluation.extrapolation import render as render_extrapolation
 from lab.evaluation.harness import TrainedModel, cut_windows
 from lab.evaluation.long_text import choose_from_bins, choose_spans, deal_spans, read_long_text
 from lab.evaluation.scoring import score_tokens
+from lab.evaluation.settings import check_common, check_different, check_multiples
 from lab.evaluation.trained_run import TrainedRun, open_bins, open_run
 
 ONE_RANK = Ranks(0, 0, 1, torch.device("cpu"))
@@ -101,6 +102,17 @@ def test_evaluate_repeats_the_validation_of_training(docs, folders):
     assert len(done.stderr.strip().splitlines()) == 1 and "nats/token" in done.stderr
 
 
+def test_several_runs_make_one_table(folders, capsys):
+    settings = EVALUATE.parse([str(folders["gpt"]), str(folders["ngpt"]), "device=cpu", "windows=4"])
+    EVALUATE.main(settings)
+    output = capsys.readouterr()
+    results = [json.loads(line) for line in output.out.splitlines()]
+    header, _, *rows = output.err.splitlines()[1:]
+    assert [result["run"] for result in results] == ["gpt", "ngpt"] and header.split()[:2] == ["run", "step"]
+    for row, result in zip(rows, results, strict=True):
+        assert row.split()[0] == result["run"] and f"{result['nats_per_token']:.4f}" in row.split()
+
+
 @pytest.mark.distributed
 def test_two_ranks_evaluate_an_earlier_checkpoint_as_one_does(docs, folders):
     arguments = (
@@ -141,10 +153,12 @@ def test_values_that_cannot_be_are_refused():
     for key, value in (("device", "tpu"), ("precision", "fp16"), ("batch_size", 0)):
         with pytest.raises(ConfigError, match=f"{key}={value}"):
             check_common(SimpleNamespace(**(good | {key: value})), "batch_size")
-    assert split_list("runs", "a, b") == ["a", "b"]
-    for bad in (None, "", " ,", "a,b,a"):
+    with pytest.raises(ConfigError, match="split=test"):
+        check_common(SimpleNamespace(**good, split="test"))
+    assert check_different("runs", ["a", "b"]) == ["a", "b"]
+    for bad in ([], ["a", "b", "a"]):
         with pytest.raises(ConfigError, match="runs"):
-            split_list("runs", bad)
+            check_different("runs", bad)
 
 
 def test_bins_of_another_tokenizer_or_with_other_tokens_are_refused(docs, folders, runs, tmp_path):
@@ -436,10 +450,13 @@ def test_a_trained_model_prefers_what_it_has_seen(runs, tasks):
     assert choice["acc"]["stderr"] is not None and report["examples"] == {"local_choice": 24, "local_last_word": 24}
     assert report["versions"]["lm_eval"] and re.fullmatch(r"[0-9a-f]{64}", report["task_hashes"]["local_choice"])
     assert json.loads(json.dumps(report)) == report and averages(report["results"]) is None
-    table = render(report)
+    table = render([report])
     assert f"| local_choice | 24 | acc | {100 * choice['acc']['value']:.2f} |" in table
     assert f"| local_last_word | 24 | perplexity | {last['perplexity']['value']:.2f} |" in table
     assert "LLaMA-2 vocabulary" in table
+    both = render([report, report | {"run": "other"}])
+    error = f"{100 * choice['acc']['value']:.2f} +- {100 * choice['acc']['stderr']:.2f}"
+    assert f"| local_choice | 24 | acc | {error} | {error} |" in both and "| ngpt at step 80 | other at step 80 |" in both
 
 
 @pytest.mark.slow
@@ -459,7 +476,7 @@ def test_two_ranks_answer_exactly_as_one_does(folders, runs, tasks, tmp_path, mo
     (path,) = (tmp_path / "out").iterdir()
     one = run_tasks(runs["gpt"], ONE_RANK, load_tasks(tasks), 5, None, None)
     assert path.name == "gpt-80.json" and json.loads(path.read_text()) == one
-    assert done.stdout.startswith(render(one)), "the table, once"
+    assert done.stdout.startswith(render([one])), "the table, once"
 
 
 def test_the_papers_tasks_run_as_lm_eval_defines_them(runs, monkeypatch):
@@ -520,7 +537,7 @@ def test_the_papers_tasks_run_as_lm_eval_defines_them(runs, monkeypatch):
     assert set(report["results"]["lambada_openai"]) == {"acc", "perplexity"}
     accuracies = [report["results"][name]["acc"]["value"] for name in names]
     assert averages(report["results"])["acc"] == pytest.approx(sum(accuracies) / 5)
-    table = render(report)
+    table = render([report])
     assert "| 53.07 | 52.65 |" in table and "| 54.44 | 54.71 |" in table and table.count("50.13") == 1
     with pytest.raises(ConfigError, match="did you mean 'arc_easy'"):
         load_tasks(["arc_esy"])

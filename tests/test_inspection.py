@@ -1,25 +1,22 @@
 """Inspection: known spectra, JSON against numpy, arms without or with other scales, and the command on real runs."""
 
-import ast
 import dataclasses
 import json
 import re
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from training import ROOT, SMALL, environment, error_line, run
+from training import SMALL, error_line, run
 
 from cli.composition import ConfigError
 from engine.checkpoint import CheckpointError
 from engine.models import build_model
 from lab.inspection import measure as inspection
 from lab.inspection.checkpoints import History, Inspection, choose_labels, inspect_runs, read_history
+from lab.inspection.cli import PROGRAM, steps_of
 from lab.inspection.measure import MATRICES, InspectionError, measure_embedding, measure_matrix, measure_model
 from lab.inspection.plots import draw_conditions
 from lab.inspection.record import to_mapping
@@ -208,7 +205,7 @@ def runs(docs, tmp_path_factory):
 
 @pytest.mark.slow
 def test_the_command_on_trained_runs(runs, tmp_path):
-    done = run("scripts/inspect.py", f"run={runs}/gpt,{runs}/ngpt", f"out={tmp_path}/report", cwd=tmp_path)
+    done = run("scripts/inspect_weights.py", f"run={runs}/gpt,{runs}/ngpt", f"out={tmp_path}/report", cwd=tmp_path)
     assert "condition number of q" in done.stdout and done.stderr == ""
     report = json.loads((tmp_path / "report" / "inspection.json").read_text())
     gpt, ngpt = report["runs"]
@@ -259,67 +256,36 @@ def test_the_command_refuses_in_one_line(runs, tmp_path):
     content = bytearray(file.read_bytes())
     content[-5] ^= 1
     file.write_bytes(content)
-    assert "sha256" in error_line(run("scripts/inspect.py", f"run={broken}", f"out={tmp_path}/out", code=4))
+    assert "sha256" in error_line(run("scripts/inspect_weights.py", f"run={broken}", f"out={tmp_path}/out", code=4))
     with pytest.raises(CheckpointError, match="no checkpoint of step 7"):
         inspect_runs([str(runs / "gpt")], [7])
-    assert "no such run folder" in error_line(run("scripts/inspect.py", f"run={runs}/gpt,{runs}/none", code=2))
+    assert "no such run folder" in error_line(run("scripts/inspect_weights.py", f"run={runs}/gpt,{runs}/none", code=2))
     assert not (tmp_path / "out").exists()
     (tmp_path / "file").touch()
-    words = error_line(run("scripts/inspect.py", f"run={runs}/gpt", f"out={tmp_path}/file/report", code=2))
+    words = error_line(run("scripts/inspect_weights.py", f"run={runs}/gpt", f"out={tmp_path}/file/report", code=2))
     assert "cannot write" in words
 
 
 @pytest.mark.parametrize(
     "arguments, words",
     [
-        (["rnu=runs/A"], "did you mean 'run'"),
-        (["runs/A"], "run=runs/A"),
-        ([], "run=runs/NAME is missing"),
+        (["rnus=runs/A"], "did you mean 'runs'"),
+        ([], "no run folder is given"),
         (["run=a", "run=b"], "given twice"),
-        (["run=a", "step=last"], "whole number"),
-        (["run=a,b,c", "step=1,2"], "2 numbers for 3 runs"),
+        (["a", "step=last"], "Value 'last'"),
+        (["a", "b", "c", "step=1,2"], "2 numbers for 3 runs"),
     ],
 )
 def test_arguments_are_refused_at_once(arguments, words):
-    assert words in error_line(run("scripts/inspect.py", *arguments, code=2))
+    with pytest.raises(ConfigError, match=words):
+        steps_of(PROGRAM.parse(arguments))
+
+
+def test_a_step_for_each_run_or_for_all():
+    assert steps_of(PROGRAM.parse(["a", "b"])) == [None, None] and steps_of(PROGRAM.parse(["run=a,b", "step=3"])) == [3, 3]
+    assert steps_of(PROGRAM.parse(["a", "b", "step=1,2"])) == [1, 2]
 
 
 def test_too_many_runs_are_refused():
     with pytest.raises(ConfigError, match="7 runs"):
         inspect_runs(["x"] * 7, [None] * 7)
-
-
-def test_no_script_leaves_its_folder_on_the_path():
-    """scripts/inspect.py would otherwise be what `import inspect` finds, in every script and in torch."""
-    for path in sorted((ROOT / "scripts").glob("*.py")):
-        for node in ast.parse(path.read_text()).body:
-            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "sys.path[0]":
-                break
-            if isinstance(node, ast.Import | ast.ImportFrom):
-                assert ast.unparse(node) in ("import sys", "from pathlib import Path"), f"{path.name}: {ast.unparse(node)}"
-        else:
-            pytest.fail(f"{path.name} does not replace sys.path[0]")
-
-
-def test_beside_inspect_py_a_script_and_its_spawned_processes_find_the_standard_library(tmp_path):
-    folder = tmp_path / "scripts"
-    folder.mkdir()
-    shutil.copy(ROOT / "scripts" / "inspect.py", folder)
-    (folder / "work.py").write_text(
-        "import sys\nfrom pathlib import Path\nsys.path[0] = str(Path(__file__).resolve().parents[1])\n"
-        "import inspect, multiprocessing\n"
-        "def where(_):\n    import inspect\n    return inspect.__file__\n"
-        "if __name__ == '__main__':\n"
-        "    with multiprocessing.get_context('spawn').Pool(1) as pool:\n"
-        "        print(inspect.__file__, *pool.map(where, [0]))\n"
-    )
-    done = subprocess.run([sys.executable, folder / "work.py"], env=environment(), capture_output=True, text=True)
-    found = {Path(path) for path in done.stdout.split()}
-    assert found == {Path(ast.__file__).with_name("inspect.py")}, done.stderr
-
-
-@pytest.mark.parametrize("script", ["compare.py", "bench_prepare.py", "inspect.py"])
-def test_scripts_say_how_they_are_used(script):
-    done = run(f"scripts/{script}", "--help", code=None)
-    assert "python scripts/" in done.stdout + done.stderr or "usage: compare.py" in done.stdout
-    assert "Traceback" not in done.stderr

@@ -11,21 +11,21 @@ import termios
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from test_ablations import VARIANTS, variant
 from test_models import perturbed
 from training import ROOT, SMALL, command, environment, error_line, run
 
-from cli.composition import CONFIG_DIR, ConfigError, to_dataclass
+from cli.arguments import parse
+from cli.composition import ConfigError
 from corpus.manifest import DataError
 from engine.generate import choose, context_start, generate
 from engine.loss import NextTokenLoss
 from engine.models import build_model
 from gpt.rope import RotaryTable
 from sampling.columns import side_by_side, text_width, wrap
-from sampling.config import SampleConfig, check, folders
 from sampling.drawing import Sample, TrainedRun, open_run, seed_of
 from sampling.prompts import read_prompt_file, read_prompts
+from sampling.settings import SampleSettings, check
 from sampling.show import show_samples
 
 MODELS = ("gpt", "ngpt", *VARIANTS)
@@ -224,9 +224,9 @@ def runs(trained):
     return [open_run(trained / arm, None, "cpu") for arm in ("gpt", "ngpt")]
 
 
-def settings(*overrides: str, **raw) -> SampleConfig:
-    with initialize_config_dir(CONFIG_DIR, version_base="1.3"):
-        config = to_dataclass(compose("sample", ["max_new_tokens=40", *overrides]), SampleConfig)
+def settings(*overrides: str, **raw) -> SampleSettings:
+    given = overrides if any(o.startswith("max_new_tokens=") for o in overrides) else ("max_new_tokens=40", *overrides)
+    config, _ = parse(SampleSettings, ["A", *given], ("runs",))
     for key, value in raw.items():
         setattr(config, key, value)
     check(config)
@@ -463,10 +463,13 @@ def test_impossible_settings_are_refused(changes, message):
 
 
 def test_which_runs_are_sampled():
-    assert [str(path) for path in folders(settings(compare=" runs/A, runs/B"))] == ["runs/A", "runs/B"]
-    for changes in ({}, {"run": "a", "compare": "b,c"}, {"compare": "a"}, {"compare": ""}, {"compare": "a,b,a"}):
-        with pytest.raises(ConfigError, match="compare="):
-            folders(settings(**changes))
+    for arguments in (["runs/A", "runs/B"], ["runs=runs/A, runs/B"], ["compare=runs/A,runs/B"], ["run=runs/A", "runs/B"]):
+        config, hints = parse(SampleSettings, arguments, ("runs",))
+        assert config.runs == ["runs/A", "runs/B"] and bool(hints) == (arguments[0][:7] == "compare")
+    with pytest.raises(ConfigError, match="no run folder"):
+        parse(SampleSettings, [], ("runs",))
+    with pytest.raises(ConfigError, match="a is given twice"):
+        settings(runs=["a", "b", "a"])
 
 
 # ---- the program
@@ -497,7 +500,7 @@ def test_comparing_from_the_command_line(trained, tmp_path):
     assert [(r["model"], r["step"], r["prompt"]) for r in lines] == [
         (arm, 6, prompt) for prompt in ("class Path:", "The") for arm in ("gpt", "ngpt")
     ]
-    assert len(done.stderr.splitlines()) == 2
+    assert len(done.stderr.splitlines()) == 3 and done.stderr.splitlines()[2].startswith("note: compare=A,B is now written A B")
 
 
 def test_in_a_terminal_runs_stand_side_by_side(trained):

@@ -288,7 +288,7 @@ def test_sharing_out_devices():
     assert share_out(["3", "5", "6"], None, 2) == ["3,5"]
     assert share_out(["0"], 3, 1) == ["0", "0", "0"], "asked for more than there are: they share"
     assert share_out(None, None, 2) == [None] and share_out(None, 3, 1) == [None] * 3
-    with pytest.raises(ConfigError, match="--nproc 4: there are only 2 devices"):
+    with pytest.raises(ConfigError, match="nproc=4: there are only 2 devices"):
         share_out(["0", "1"], None, 4)
 
 
@@ -477,13 +477,13 @@ def write_sweep(folder, docs, **changes):
 @pytest.mark.slow
 def test_a_real_sweep_killed_and_started_again(docs, tmp_path):
     file = write_sweep(tmp_path, docs)
-    command = [sys.executable, ROOT / "scripts/sweep.py", file, "--jobs", "2"]
+    command = [sys.executable, ROOT / "scripts/sweep.py", file, "jobs=2"]
     killed = subprocess.Popen(command, cwd=tmp_path, env=environment(), stderr=subprocess.DEVNULL)
     runs = [tmp_path / "runs/small" / f"ngpt-400steps-lr0.01-seed{seed}" for seed in (1, 2)]
     wait_for(lambda: all((run / "metrics.jsonl").exists() for run in runs))
     killed.kill()
     killed.wait()
-    done = sweep_command(tmp_path, file, "--jobs", "2")
+    done = sweep_command(tmp_path, file, "jobs=2")
     assert done.stdout == "small: 2 done\npython scripts/compare.py runs/small/*\n"
     for run in runs:
         assert json.loads((run / "status.json").read_text())["state"] == "done"
@@ -500,13 +500,13 @@ def test_a_real_sweep_killed_and_started_again(docs, tmp_path):
 @pytest.mark.distributed
 def test_points_of_two_processes_that_diverge_or_cannot_start(docs, tmp_path):
     file = write_sweep(tmp_path, docs, learning_rate=1e30, seed=1, max_steps=12)
-    done = sweep_command(tmp_path, file, "--nproc", "2")
+    done = sweep_command(tmp_path, file, "nproc=2")
     assert done.stdout.startswith("small: 1 diverged\n"), "torchrun said 1"
     broken = tmp_path / "runs/small/ngpt-12steps-lr1e+30-seed2"
     broken.parent.mkdir(exist_ok=True)
     broken.write_text("a file where a folder should be")
     file = write_sweep(tmp_path, docs, learning_rate=1e30, seed=[1, 2], max_steps=12)
-    done = sweep_command(tmp_path, file, "--only", "*seed2", code=1)
+    done = sweep_command(tmp_path, file, "only=*seed2", code=1)
     assert done.stdout.startswith("small: 1 failed\n  failed: ngpt-12steps-lr1e+30-seed2\n    ") and ".log\n" in done.stdout
 
 
@@ -519,4 +519,4 @@ def test_the_command_refuses_in_one_line_and_leaves_nothing(docs, tmp_path):
     assert "none.yaml: cannot be read as a sweep" in refusal("none.yaml")
     assert "manifest.json: missing" in refusal(write_sweep(tmp_path, tmp_path / "nothing"), code=3)
     assert not (tmp_path / "runs").exists()
-    assert "write the array from the repository's root" in refusal(write_sweep(tmp_path, docs), "--slurm", "array")
+    assert "write the array from the repository's root" in refusal(write_sweep(tmp_path, docs), "slurm=array")

@@ -180,36 +180,42 @@ def averages(results: dict[str, Any]) -> dict[str, float] | None:
     }
 
 
-def render(report: dict[str, Any]) -> str:
-    """Return the results as a markdown table, accuracies in percent beside the paper's."""
+def render(reports: list[dict[str, Any]]) -> str:
+    """Return the results of one run, or of several run on the same tasks, as a Markdown table beside the paper's.
+
+    Accuracies are in percent. One run has its standard errors in a column of their own.
+    """
+    first = reports[0]
+    titles = [f"{report['run']} at step {report['step']:,}" for report in reports]
     lines = [
-        f"{report['run']} at step {report['step']:,}, lm-eval {report['versions']['lm_eval']}"
-        + (f", ONLY THE FIRST {report['limit']} EXAMPLES OF EACH TASK" if report["limit"] else ""),
+        f"{', '.join(titles)}, lm-eval {first['versions']['lm_eval']}"
+        + (f", ONLY THE FIRST {first['limit']} EXAMPLES OF EACH TASK" if first["limit"] else ""),
         "",
-        "| task | examples | metric | value | stderr | " + " | ".join(f"paper, {row}" for row in PAPER_ROWS) + " |",
-        "|---|---|---|---|---|---|---|",
     ]
-    for name, metrics in (report["results"] | report["groups"]).items():
-        for metric, entry in metrics.items():
-            scale = 100 if metric.startswith("acc") else 1
-            error = "" if entry["stderr"] is None else f"{scale * entry['stderr']:.2f}"
-            cells = [
-                name,
-                report["examples"].get(name, ""),
-                metric,
-                f"{scale * entry['value']:.2f}",
-                error,
-                *paper(name, metric),
-            ]
-            lines.append("| " + " | ".join(map(str, cells)) + " |")
-    mean = averages(report["results"])
-    if mean:
-        means = [f"{sum(row) / len(row):.2f}" for row in PAPER_ROWS.values()]
-        lines.append(f"| mean of five | | acc | {100 * mean['acc']:.2f} | | " + " | ".join(means) + " |")
-        lines.append(f"| mean of five | | acc_norm, else acc | {100 * mean['acc_norm']:.2f} | | " + " | ".join(means) + " |")
+    values = ["value", "stderr"] if len(reports) == 1 else titles
+    header = ["task", "examples", "metric", *values, *(f"paper, {row}" for row in PAPER_ROWS)]
+    rows = []
+    for name, metrics in (first["results"] | first["groups"]).items():
+        for metric in metrics:
+            found = [measured(report, name, metric) for report in reports]
+            cells = list(found[0]) if len(reports) == 1 else [f"{value} +- {error}" if error else value for value, error in found]
+            rows.append([name, str(first["examples"].get(name, "")), metric, *cells, *paper(name, metric)])
+    means = [averages(report["results"]) for report in reports]
+    published = [f"{sum(row) / len(row):.2f}" for row in PAPER_ROWS.values()]
+    for key, label in (("acc", "acc"), ("acc_norm", "acc_norm, else acc")) if means[0] else ():
+        cells = [f"{100 * mean[key]:.2f}" for mean in means if mean]
+        rows.append(["mean of five", "", label, *cells, *([""] if len(reports) == 1 else []), *published])
+    lines += [f"| {' | '.join(line)} |" for line in (header, ["---"] * len(header), *rows)]
     lines += ["", f"paper: arXiv 2410.01131, Table 6: {PAPER_MODEL};"]
     lines += ["one accuracy per task, without saying whether it is acc or acc_norm, nor which harness"]
     return "\n".join(lines)
+
+
+def measured(report: dict[str, Any], task: str, metric: str) -> tuple[str, str]:
+    """Return a metric's value and standard error as texts, accuracies in percent."""
+    entry = (report["results"] | report["groups"])[task][metric]
+    scale = 100 if metric.startswith("acc") else 1
+    return f"{scale * entry['value']:.2f}", "" if entry["stderr"] is None else f"{scale * entry['stderr']:.2f}"
 
 
 def paper(task: str, metric: str) -> list[str]:

@@ -23,18 +23,6 @@ from lab.evaluation.scoring import score_tokens
 from lab.evaluation.trained_run import TrainedRun
 
 
-def check_multiples(multiples: list[int]) -> None:
-    """Raise ConfigError unless windows of every length fill a span of the largest without a rest."""
-    if not multiples or multiples != sorted(set(multiples)) or multiples[0] < 1:
-        raise ConfigError(f"multiples={multiples}: must be whole numbers from 1 on, in rising order")
-    uneven = [m for m in multiples if multiples[-1] % m]
-    if uneven:
-        raise ConfigError(
-            f"multiples={multiples}: {uneven[0]} does not divide {multiples[-1]}, so the lengths could not "
-            "be compared on the same text"
-        )
-
-
 def check_alike(runs: list[TrainedRun]) -> None:
     """Raise ConfigError unless the runs read the same tokens and were trained on the same context."""
     for run in runs[1:]:

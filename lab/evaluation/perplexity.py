@@ -10,6 +10,7 @@ from engine.distributed import Ranks
 from engine.evaluate import ValidationSet, evaluate
 from engine.loss import NextTokenLoss
 from lab.evaluation.trained_run import TrainedRun, open_bins
+from lab.speedup.tables import align
 
 
 def measure_perplexity(
@@ -64,3 +65,36 @@ def recorded_loss(run: TrainedRun, digest: str) -> float | None:
         return next((float(r["val/loss"]) for r in records if r["step"] == run.step and "val/loss" in r), None)
     except (OSError, ValueError, KeyError, TypeError):
         return None  # nothing to compare with is no fault
+
+
+def describe(result: dict[str, Any]) -> str:
+    """Return what was measured as one line."""
+    line = (
+        f"{result['run']} at step {result['step']:,} on {result['data']} ({result['split']}, "
+        f"{result['tokens']:,} tokens, context "
+        f"{result['sequence_length']}): {result['nats_per_token']:.4f} nats/token, perplexity {result['perplexity']:.3f}, "
+        f"{result['bits_per_byte']:.4f} bits/byte"
+    )
+    if result["recorded_in_training"] is not None:
+        line += f"; training recorded {result['recorded_in_training']:.4f} on the same windows"
+    return line
+
+
+def table(results: list[dict[str, Any]]) -> str:
+    """Return the results of several runs as one table."""
+    header = ["run", "step", "tokens", "context", "nats/token", "perplexity", "bits/byte", "in training"]
+    rows = [
+        [
+            result["run"],
+            f"{result['step']:,}",
+            f"{result['tokens']:,}",
+            str(result["sequence_length"]),
+            f"{result['nats_per_token']:.4f}",
+            f"{result['perplexity']:.3f}",
+            f"{result['bits_per_byte']:.4f}",
+            "-" if result["recorded_in_training"] is None else f"{result['recorded_in_training']:.4f}",
+        ]
+        for result in results
+    ]
+    measured_on = dict.fromkeys(f"{result['data']} ({result['split']})" for result in results)
+    return f"on {', '.join(measured_on)}\n{align(header, rows)}"

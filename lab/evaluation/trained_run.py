@@ -15,7 +15,7 @@ from engine.distributed import Ranks
 from engine.metrics import read_json
 from engine.precision import autocast
 from engine.run import load_trained_model
-from lab.evaluation.command_line import PRECISIONS
+from lab.evaluation.settings import PRECISIONS
 
 
 @dataclass(frozen=True)

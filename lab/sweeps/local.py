@@ -35,7 +35,7 @@ def share_out(devices: list[str] | None, jobs: int | None, nproc: int) -> list[s
         return [None] * (jobs or 1)
     groups = [",".join(devices[i : i + nproc]) for i in range(0, len(devices) - nproc + 1, nproc)]
     if not groups:
-        raise ConfigError(f"--nproc {nproc}: there are only {len(devices)} devices ({','.join(devices)})")
+        raise ConfigError(f"nproc={nproc}: there are only {len(devices)} devices ({','.join(devices)})")
     return [groups[i % len(groups)] for i in range(jobs or len(groups))]
 
 

@@ -4,6 +4,7 @@ import json
 import os
 from pathlib import Path
 
+from engine.metrics import read_json
 from lab.sweeps.plan import Point
 
 
@@ -44,11 +45,25 @@ def last_step(point: Point) -> int:
     return 0
 
 
+def reason_failed(point: Point, log: Path) -> str:
+    """Return why a run failed: what its status says of this attempt, else the last line of its log."""
+    said = last_line(log)
+    if said.startswith("error: "):
+        return said
+    message = read_json(status_path(point)).get("message")
+    return one_line(message) if isinstance(message, str) and message else said
+
+
 def last_line(log: Path) -> str:
     """Return a log's last error line, else its last line; torchrun prints more after a point's own."""
     lines = [line.strip() for line in tail(log).rpartition("\n--- ")[2].splitlines() if line.strip()]
     own = [line for line in lines if line.startswith("error: ")]
-    return "".join(char if char.isprintable() else "?" for char in (own or lines or ["?"])[-1][:300])
+    return one_line((own or lines or ["?"])[-1])
+
+
+def one_line(text: str) -> str:
+    """Return the beginning of a text, without the control characters that a log could carry into the terminal."""
+    return "".join(char if char.isprintable() else "?" for char in " ".join(text.split())[:300])
 
 
 def tail(path: Path, size: int = 16_384) -> str:

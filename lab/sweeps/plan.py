@@ -55,7 +55,7 @@ def read_sweep(path: Path) -> Sweep:
         ConfigError: the file cannot be read, has unknown keys or wrong types, or describes no or equal points.
     """
     try:
-        node = yaml.safe_load(path.read_text())
+        node = yaml.safe_load(path.read_text(encoding="utf-8"))  # whatever the locale
     except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
         raise ConfigError(f"{path}: cannot be read as a sweep ({' '.join(str(error).split())})") from None
     try:

@@ -1,0 +1,49 @@
+"""Print what each change to nGPT costs, beside the paper's tables 4 to 6.
+
+    python scripts/ablations.py runs/ablations_tiny/* [out=report/ablations]
+
+    runs=runs/A,runs/B   the run folders, if they are not given without a key; files among them are passed over
+    out=null             folder to write ablations.json and ablations.md to; null: only print
+    base=null            name of a run of the base; null: the setting that differs least from the others
+
+Exit codes: 0 printed, 2 the runs cannot be compared or cannot be read.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Optional
+
+from cli.arguments import Program
+from cli.composition import ConfigError
+
+
+@dataclass
+class Settings:
+    runs: list[str]
+    out: Optional[str] = None
+    base: Optional[str] = None
+
+
+def main(settings: Settings) -> None:
+    from lab.ablations.table import AblationError, analyze_ablations
+    from lab.ablations.write import render_text, write_ablations
+    from lab.runs import RunFolderError, read_runs
+
+    try:
+        ablations = analyze_ablations(read_runs([run for run in settings.runs if not Path(run).is_file()]), settings.base)
+        written = write_ablations(ablations, Path(settings.out)) if settings.out else []
+    except (RunFolderError, AblationError) as error:
+        raise ConfigError(printable(error)) from None
+    except OSError as error:
+        raise ConfigError(f"cannot write {settings.out}: {error}") from None
+    print(render_text(ablations))
+    if written:
+        print("\nwrote " + ", ".join(map(str, written)))
+
+
+def printable(message: object) -> str:
+    """Return one line, without the control characters that a file could carry into the terminal."""
+    return "".join(c if c.isprintable() else "?" for c in " ".join(str(message).split()))
+
+
+PROGRAM = Program(main, Settings, ("runs",), __doc__)
