@@ -17,6 +17,7 @@ from cli.composition import ConfigError, nearest
 from corpus.manifest import DataError, first_line
 from engine.distributed import Ranks
 from lab.evaluation.trained_run import TrainedRun
+from lab.words import markdown_table
 
 PAPER_TASKS = ("arc_easy", "hellaswag", "winogrande", "wsc273", "lambada_openai")
 PAPER_MODEL = "nGPT 0.5B, 1k context, 100k steps (52B tokens of OpenWebText), LLaMA-2 vocabulary"
@@ -205,7 +206,7 @@ def render(reports: list[dict[str, Any]]) -> str:
     for key, label in (("acc", "acc"), ("acc_norm", "acc_norm, else acc")) if means[0] else ():
         cells = [f"{100 * mean[key]:.2f}" for mean in means if mean]
         rows.append(["mean of five", "", label, *cells, *([""] if len(reports) == 1 else []), *published])
-    lines += [f"| {' | '.join(line)} |" for line in (header, ["---"] * len(header), *rows)]
+    lines += [markdown_table(header, rows)]
     lines += ["", f"paper: arXiv 2410.01131, Table 6: {PAPER_MODEL};"]
     lines += ["one accuracy per task, without saying whether it is acc or acc_norm, nor which harness"]
     return "\n".join(lines)

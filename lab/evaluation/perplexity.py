@@ -10,7 +10,7 @@ from engine.distributed import Ranks
 from engine.evaluate import ValidationSet, evaluate
 from engine.loss import NextTokenLoss
 from lab.evaluation.trained_run import TrainedRun, open_bins
-from lab.speedup.tables import align
+from lab.words import align
 
 
 def measure_perplexity(
