@@ -19,6 +19,7 @@ from omegaconf import OmegaConf
 from cli.composition import ConfigError, nearest, to_dataclass
 from cli.entry import ending_in_one_line
 
+PATH = {"is_path": True}  # metadata of a field: a ~ at its beginning is the home folder
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*")
 
 

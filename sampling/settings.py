@@ -4,15 +4,16 @@ import math
 from dataclasses import dataclass, field
 from typing import Optional
 
+from cli.arguments import PATH
 from cli.composition import ConfigError
 
 
 @dataclass
 class SampleSettings:
-    runs: list[str] = field(metadata={"former": "compare"})
+    runs: list[str] = field(metadata=PATH | {"former": "compare"})
     checkpoint: Optional[int] = None
     prompt: Optional[str] = field(default=None, metadata={"may_be_empty": True})
-    prompt_file: Optional[str] = None
+    prompt_file: Optional[str] = field(default=None, metadata=PATH)
     num_samples: int = 1
     max_new_tokens: int = 200
     temperature: float = 0.8

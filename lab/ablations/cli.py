@@ -9,18 +9,18 @@
 Exit codes: 0 printed, 2 the runs cannot be compared or cannot be read.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Optional
 
-from cli.arguments import Program
+from cli.arguments import PATH, Program
 from cli.composition import ConfigError
 
 
 @dataclass
 class Settings:
-    runs: list[str]
-    out: Optional[str] = None
+    runs: list[str] = field(metadata=PATH)
+    out: Optional[str] = field(default=None, metadata=PATH)
     base: Optional[str] = None
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
 
-from cli.arguments import Program
+from cli.arguments import PATH, Program
 from cli.composition import ConfigError
 from lab.evaluation.settings import TIMEOUT_SECONDS, check_common, check_different, check_multiples, make_folder
 
@@ -76,9 +76,9 @@ A table on standard output, all numbers as JSON in out=. Works under torchrun. N
 
 @dataclass
 class EvaluateSettings:
-    runs: list[str]
+    runs: list[str] = field(metadata=PATH)
     checkpoint: Optional[int] = None
-    data: Optional[str] = None
+    data: Optional[str] = field(default=None, metadata=PATH)
     split: str = "val"
     sequence_length: Optional[int] = None
     windows: Optional[int] = None
@@ -89,20 +89,20 @@ class EvaluateSettings:
 
 @dataclass
 class ExtrapolateSettings:
-    runs: list[str]
-    data: Optional[str] = None
+    runs: list[str] = field(metadata=PATH)
+    data: Optional[str] = field(default=None, metadata=PATH)
     split: str = "val"
     text_column: str = "text"
     multiples: list[int] = field(default_factory=lambda: [1, 2, 4, 8, 16, 32])
     max_tokens: int = 1_000_000
     precision: Optional[str] = None
     device: str = "auto"
-    out: str = "report/extrapolation"
+    out: str = field(default="report/extrapolation", metadata=PATH)
 
 
 @dataclass
 class DownstreamSettings:
-    runs: list[str]
+    runs: list[str] = field(metadata=PATH)
     checkpoint: Optional[int] = None
     tasks: list[str] = field(default_factory=lambda: ["arc_easy", "hellaswag", "winogrande", "wsc273", "lambada_openai"])
     num_fewshot: Optional[int] = None
@@ -110,7 +110,7 @@ class DownstreamSettings:
     batch_size: int = 32
     precision: Optional[str] = None
     device: str = "auto"
-    out: str = "report/downstream"
+    out: str = field(default="report/downstream", metadata=PATH)
 
 
 def open_runs(settings: Any, ranks: "Ranks") -> "list[TrainedRun]":

@@ -10,11 +10,11 @@
 docs/export.md says what is in the folder. Exit codes: 0 written, 2 configuration, 3 tokenizer, 4 checkpoint.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Optional
 
-from cli.arguments import Program
+from cli.arguments import PATH, Program
 from cli.composition import ConfigError
 
 DTYPES = ("float32", "bfloat16")
@@ -22,8 +22,8 @@ DTYPES = ("float32", "bfloat16")
 
 @dataclass
 class Settings:
-    run: str
-    out: str
+    run: str = field(metadata=PATH)
+    out: str = field(metadata=PATH)
     checkpoint: Optional[int] = None
     dtype: str = "float32"
 

@@ -12,18 +12,18 @@ Writes inspection.html (one self-contained page), inspection.json (every number)
 Exit codes: 0 done, 2 arguments or no such run, 4 no such or no intact checkpoint.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Optional
 
-from cli.arguments import Program
+from cli.arguments import PATH, Program
 from cli.composition import ConfigError
 
 
 @dataclass
 class Settings:
-    runs: list[str]
+    runs: list[str] = field(metadata=PATH)
     step: Optional[list[int]] = None
-    out: str = "report/inspection"
+    out: str = field(default="report/inspection", metadata=PATH)
 
 
 def steps_of(settings: Settings) -> list[int | None]:

@@ -14,18 +14,18 @@ Exit codes: 0 no difference and nothing unexpected, 1 otherwise (the folder is t
 import shutil
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Optional
 
-from cli.arguments import Program
+from cli.arguments import PATH, Program
 
 
 @dataclass
 class Settings:
     minutes: float
     seed: int = 0
-    folder: Optional[str] = None
+    folder: Optional[str] = field(default=None, metadata=PATH)
 
 
 def main(settings: Settings) -> int:

@@ -21,11 +21,11 @@ import fnmatch
 import os
 import shlex
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Optional
 
-from cli.arguments import Program
+from cli.arguments import PATH, Program
 from cli.composition import ConfigError
 
 if TYPE_CHECKING:
@@ -39,14 +39,14 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @dataclass
 class Settings:
-    file: str
+    file: str = field(metadata=PATH)
     jobs: Optional[int] = None
     nproc: int = 1
     devices: Optional[str] = None
     only: Optional[str] = None
     dry_run: bool = False
     mfu: float = 0.4
-    slurm: Optional[str] = None
+    slurm: Optional[str] = field(default=None, metadata=PATH)
 
 
 def check(settings: Settings) -> None:
