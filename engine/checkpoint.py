@@ -6,10 +6,8 @@ The run draws no random numbers after the initialization (no dropout; the data o
 weights, optimizer state and the step are all that an exact continuation needs.
 """
 
-import hashlib
 import json
 import os
-import re
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,12 +19,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from cli.composition import to_dataclass
-from corpus.token_file import sync_path
 from engine.distributed import gathered, shard_as
 from engine.models import build_model
+from engine.optimizer_state import flatten_optimizer, restore_optimizer
+from runfolder.files import sha256_of, sync_path
+from runfolder.layout import checkpoint_name, checkpoint_step, list_checkpoints
 
 FORMAT = 1
-NAME = re.compile(r"step-(\d{8,})")
 
 
 class CheckpointError(RuntimeError):
@@ -46,18 +45,6 @@ class TrainerState:
     losses_seen: int = 0  # for the detection of spikes: the training loss's running mean and variance
     loss_mean: float | None = None
     loss_variance: float = 0.0
-
-
-def list_checkpoints(folder: Path) -> list[Path]:
-    """Return the published checkpoints, newest first."""
-    if not folder.is_dir():
-        return []
-    found = [path for path in folder.iterdir() if path.is_dir() and NAME.fullmatch(path.name)]
-    return sorted(found, key=checkpoint_step, reverse=True)
-
-
-def checkpoint_step(path: Path) -> int:
-    return int(NAME.fullmatch(path.name)[1])
 
 
 @dataclass
@@ -93,7 +80,7 @@ def write_checkpoint(folder: Path, snapshot: Snapshot, keep: int, keep_every: in
     Raises:
         CheckpointError: it could not be written; the earlier checkpoints are untouched.
     """
-    final = folder / f"step-{snapshot.state['step']:08d}"
+    final = folder / checkpoint_name(snapshot.state["step"])
     temporary = folder / f".writing-{final.name}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -208,29 +195,17 @@ def load_model(path: Path, model: torch.nn.Module) -> None:
 
 
 def load_optimizer(path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Load optimizer.safetensors into optimizer, in place, by the parameters' names."""
+    """Load optimizer.safetensors into optimizer, in place, by the parameters' names.
+
+    Raises:
+        CheckpointError: it is unreadable, or holds nothing of the right shape for a parameter.
+    """
     try:
-        flat = load_file(path / "optimizer.safetensors")
+        restore_optimizer(load_file(path / "optimizer.safetensors"), model, optimizer)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path}/optimizer.safetensors: unreadable ({error})") from None
-    state: dict[int, dict[str, Tensor]] = {}
-    parameters = dict(model.named_parameters())
-    for index, name in enumerate(parameter_names(model, optimizer)):
-        shape = parameters[name].shape
-        expected = {"exp_avg": shape, "exp_avg_sq": shape, "step": torch.Size()}
-        found = {key: flat[f"{key}/{name}"] for key in expected if f"{key}/{name}" in flat}
-        if {key: tensor.shape for key, tensor in found.items()} != expected:
-            raise CheckpointError(f"{path}/optimizer.safetensors: nothing for {name}, or not of its shape")
-        state[index] = {key: shard_as(value, parameters[name]) if value.dim() else value for key, value in found.items()}
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-
-
-def flatten_optimizer(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Return the optimizer's tensors under "<kind>/<parameter name>"."""
-    names = parameter_names(model, optimizer)
-    return {
-        f"{key}/{names[index]}": value for index, entry in optimizer.state_dict()["state"].items() for key, value in entry.items()
-    }
+    except ValueError as error:
+        raise CheckpointError(f"{path}/optimizer.safetensors: {error}") from None
 
 
 def copy_tensors(tensors: dict[str, Tensor], is_kept: bool) -> dict[str, Tensor]:
@@ -241,14 +216,3 @@ def copy_tensors(tensors: dict[str, Tensor], is_kept: bool) -> dict[str, Tensor]
         if is_kept:
             copies[name] = whole.to("cpu", copy=True, memory_format=torch.contiguous_format)
     return copies
-
-
-def parameter_names(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> list[str]:
-    """Return the parameters' names in the optimizer's own order."""
-    name_of = {id(p): name for name, p in model.named_parameters()}
-    return [name_of[id(p)] for group in optimizer.param_groups for p in group["params"]]
-
-
-def sha256_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

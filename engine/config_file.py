@@ -1,6 +1,5 @@
 """A run's configuration in its folder: written resolved, read without trust."""
 
-import os
 from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 
@@ -9,6 +8,7 @@ from omegaconf import OmegaConf
 from cli.composition import ConfigError, first_line, to_dataclass
 from engine.checks import check_config
 from engine.config import Config
+from runfolder.files import write_atomically
 from runfolder.plain_yaml import load_plain_yaml
 
 # Keys of `model` that earlier versions had, with the value that is now the only one: their run folders can still be read.
@@ -16,9 +16,7 @@ RETIRED = {"qk_norm": True}
 
 
 def save_config(config: Config, path: Path) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(OmegaConf.to_yaml(OmegaConf.create(asdict(config))))
-    os.replace(temporary, path)
+    write_atomically(path, OmegaConf.to_yaml(OmegaConf.create(asdict(config))))
 
 
 def load_config(path: Path) -> Config:

@@ -6,13 +6,11 @@ seed, of whatever models, see the same windows at the same step.
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from corpus.manifest import DataError, SplitInfo
 from corpus.token_file import TokenFile
 
 
@@ -96,17 +94,3 @@ def micro_batches(
             pending = following
         if pending is not None:
             yield pending.result()
-
-
-def check_split(path: Path, split: SplitInfo, sequence_length: int, vocab_size: int) -> None:
-    """Raise DataError unless the split holds a window and every id is below vocab_size."""
-    if count_windows(split.tokens, sequence_length) < 1:
-        raise DataError(
-            f"{path / split.file}: {split.tokens:,} tokens, but one window of the context needs {sequence_length + 1:,}; "
-            "choose a shorter context= or prepare more text"
-        )
-    if split.max_id >= vocab_size:
-        raise DataError(
-            f"{path / split.file}: holds token id {split.max_id}, but model.vocab_size={vocab_size}; it "
-            "must be larger than every id"
-        )

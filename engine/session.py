@@ -15,13 +15,15 @@ from engine.config import Config
 from engine.distributed import start_ranks
 from engine.interruption import Interruption, Preempted
 from engine.memory import estimate_memory
-from engine.metrics import MetricsLog, write_status
+from engine.metrics import MetricsLog
 from engine.models import build_model
-from engine.run import open_data, open_run_folder, write_run_folder
+from engine.run_data import open_data
+from engine.run_folder import open_run_folder, write_run_folder
 from engine.stability import Diverged
 from engine.terminal import describe_end, describe_start
 from engine.trainer import Trainer
 from runfolder.lock import RunLock
+from runfolder.status import write_status
 
 
 def train(config: Config) -> None:

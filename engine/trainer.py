@@ -12,28 +12,22 @@ from torch import Tensor
 from torch.profiler import record_function
 
 from engine.accounting import flops_per_token, peak_flops
-from engine.checkpoint import (
-    TrainerState,
-    find_checkpoint,
-    load_model,
-    load_optimizer,
-    load_trainer_state,
-    take_snapshot,
-)
+from engine.checkpoint import TrainerState, find_checkpoint, load_model, load_optimizer, load_trainer_state, take_snapshot
 from engine.checkpoint_writer import CheckpointWriter
 from engine.config import Config
 from engine.data import TrainingWindows, first_sample, micro_batches
 from engine.distributed import Ranks, gathered
 from engine.evaluate import evaluate
 from engine.interruption import Interruption, Preempted
-from engine.metrics import MetricsLog, write_status
+from engine.metrics import MetricsLog
 from engine.models import max_norm_deviation, scale_means
 from engine.optimizer import build_optimizer, set_learning_rate
 from engine.parallel import place_model, release_gathered, set_gradient_sync
 from engine.precision import autocast
-from engine.run import RunData
+from engine.run_data import RunData
 from engine.schedule import learning_rate_at
 from engine.stability import Diverged, check_norms, note_loss, record_event
+from runfolder.status import write_status
 
 
 class Trainer:

@@ -7,10 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
+from runfolder import layout
+from runfolder.metrics import find_damaged_lines, read_records, select_validations
 from runfolder.plain_yaml import load_plain_yaml
 
 LARGEST_NUMBER = 2**53  # beyond it a float no longer tells whole numbers apart
-REQUIRED_FILES = ("config.yaml", "environment.json", "metrics.jsonl", "status.json")
+REQUIRED_FILES = (layout.CONFIG, layout.ENVIRONMENT, layout.METRICS, layout.STATUS)
 
 
 class RunFolderError(Exception):
@@ -94,7 +96,8 @@ def read_run(folder) -> Run:
         raise RunFolderError(f"{path}: not a complete run folder, missing {', '.join(missing)}")
     config = _read_mapping(path / "config.yaml")
     environment = {} if "environment.json" in missing else _read_mapping(path / "environment.json")
-    records, warnings = ([], []) if "metrics.jsonl" in missing else _read_records(path / "metrics.jsonl")
+    records = read_records(path)
+    warnings = [f"metrics.jsonl line {n} is not a record and was skipped" for n in find_damaged_lines(path)]
 
     model = lookup(config, "model.name")
     if not isinstance(model, str):
@@ -150,24 +153,6 @@ def _read_mapping(path: Path) -> dict:
     return value
 
 
-def _read_records(path: Path) -> tuple[list[dict], list[str]]:
-    """Read the metrics; a broken last line is a line still being written, any other is worth a warning."""
-    records, warnings = [], []
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError):
-            record = None
-        if isinstance(record, dict) and isinstance(record.get("step"), int) and 0 <= record["step"] <= LARGEST_NUMBER:
-            records.append(record)
-        elif number < len(lines):
-            warnings.append(f"metrics.jsonl line {number} is not a record and was skipped")
-    return records, warnings
-
-
 def _median_step_seconds(records: list[dict], tokens_per_step: float) -> float | None:
     speeds = [to_number(record.get("train/tokens_per_second")) for record in records]
     speeds = [speed for speed in speeds if speed and speed > 0 and math.isfinite(speed)]
@@ -175,16 +160,13 @@ def _median_step_seconds(records: list[dict], tokens_per_step: float) -> float |
 
 
 def _validation_curve(records: list[dict]) -> tuple[Validation, ...]:
-    """Return the validations by step; after a resume a step may occur twice, and the later line holds."""
-    by_step = {}
-    for record in records:
-        loss = to_number(record.get("val/loss"))
-        if loss is not None:
-            by_step[record["step"]] = Validation(
-                record["step"],
-                int(_to_finite(record.get("tokens")) or 0),
-                to_number(record.get("train_seconds")),
-                loss,
-                to_number(record.get("val/bits_per_byte")),
-            )
-    return tuple(by_step[step] for step in sorted(by_step))
+    return tuple(
+        Validation(
+            step,
+            int(_to_finite(record.get("tokens")) or 0),
+            to_number(record.get("train_seconds")),
+            float(record["val/loss"]),
+            to_number(record.get("val/bits_per_byte")),
+        )
+        for step, record in select_validations(records).items()
+    )

@@ -34,7 +34,7 @@ def main(settings: SampleSettings) -> None:
     check(settings)
     import torch
 
-    from sampling.drawing import open_run
+    from engine.trained import open_trained_run
     from sampling.show import show_samples
 
     if settings.device == "cuda" and not torch.cuda.is_available():
@@ -46,7 +46,7 @@ def main(settings: SampleSettings) -> None:
     try:
         # Everything is opened before the first token is drawn, so that a fault in the last run shows at once.
         prompts = read_prompts(settings.prompt, settings.prompt_file)
-        show_samples([open_run(Path(path), settings.checkpoint, device) for path in settings.runs], prompts, settings)
+        show_samples([open_trained_run(Path(path), settings.checkpoint, device) for path in settings.runs], prompts, settings)
     except KeyboardInterrupt:  # what has been written so far is what was wanted
         print(file=sys.stderr if settings.json else sys.stdout)
         sys.exit(130)

@@ -4,38 +4,14 @@ import codecs
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 
 from cli.composition import ConfigError
-from corpus.manifest import TOKENIZER_NAME, DataError
-from corpus.tokenizer import Tokenizer, load_tokenizer
-from engine.checkpoint import checkpoint_step, list_checkpoints
 from engine.generate import context_start, generate
-from engine.run import load_trained_model
+from engine.trained import TrainedRun
 from sampling.settings import SampleSettings
-
-
-@dataclass(frozen=True)
-class TrainedRun:
-    """A run with its model, fp32, on the device."""
-
-    folder: Path
-    step: int
-    arm: str
-    model: torch.nn.Module
-    tokenizer: Tokenizer
-    device: str
-
-    @property
-    def title(self) -> str:
-        return f"{self.folder} (step {self.step:,})"
-
-    def encode(self, prompt: str) -> list[int]:
-        """Return a prompt's tokens; a text begins after the end-of-text token, which is what an empty one becomes."""
-        return self.tokenizer.encode(prompt, allowed_special="all") or [self.tokenizer.eot_token]
 
 
 class Sample:
@@ -75,23 +51,9 @@ class Speed:
         )
 
 
-def open_run(folder: Path, checkpoint: int | None, device: str) -> TrainedRun:
-    """Return a run's model from its newest checkpoint, or that of a step.
-
-    Raises:
-        ConfigError, DataError, CheckpointError: no such run, tokenizer or checkpoint, or one that is not sound.
-    """
-    if checkpoint is None:  # decided before it is read: a run in progress may publish its next one meanwhile
-        found = list_checkpoints(folder / "checkpoints")
-        checkpoint = checkpoint_step(found[0]) if found else None
-    config, model = load_trained_model(folder, checkpoint)
-    tokenizer = load_tokenizer(folder / TOKENIZER_NAME)
-    if tokenizer.n_vocab > model.config.vocab_size:
-        raise DataError(
-            f"{folder / TOKENIZER_NAME}: {tokenizer.n_vocab:,} tokens, but the model has {model.config.vocab_size:,} outputs: "
-            "not the tokenizer of this run"
-        )
-    return TrainedRun(folder, checkpoint, config.model["name"], model.to(device), tokenizer, device)
+def encode_prompt(run: TrainedRun, prompt: str) -> list[int]:
+    """Return a prompt's tokens; a text begins after the end-of-text token, which is what an empty one becomes."""
+    return run.tokenizer.encode(prompt, allowed_special="all") or [run.tokenizer.eot_token]
 
 
 def draw(run: TrainedRun, prompt: list[int], config: SampleSettings, speed: Speed) -> Iterator[list[Sample]]:

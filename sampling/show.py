@@ -6,8 +6,9 @@ import shutil
 import sys
 
 from engine.generate import context_start
+from engine.trained import TrainedRun
 from sampling.columns import side_by_side
-from sampling.drawing import Sample, Speed, TrainedRun, draw
+from sampling.drawing import Sample, Speed, draw, encode_prompt
 from sampling.settings import SampleSettings
 
 
@@ -30,7 +31,7 @@ def show_samples(runs: list[TrainedRun], prompts: list[str], config: SampleSetti
 
 
 def note_what_is_cut(run: TrainedRun, prompt: str) -> None:
-    length, context = len(run.encode(prompt)), run.model.config.sequence_length
+    length, context = len(encode_prompt(run, prompt)), run.model.config.sequence_length
     if start := context_start(length, context):
         print(
             f"note: of the prompt's {length:,} tokens {run.folder} reads the last {length - start:,}; its context is {context:,}",
@@ -49,7 +50,7 @@ def name_of(sample: Sample, config: SampleSettings) -> list[str]:
 def write_text(run: TrainedRun, prompt: str, config: SampleSettings, speed: Speed, label: list[str]) -> None:
     """Write the first unfinished sample as it grows and the others in their order, each once those before it are complete."""
     current, written = 0, None  # characters of the current sample that have been written; None: not even its prompt
-    for samples in draw(run, run.encode(prompt), config, speed):
+    for samples in draw(run, encode_prompt(run, prompt), config, speed):
         while current < len(samples):
             sample = samples[current]
             if written is None:
@@ -65,7 +66,7 @@ def write_text(run: TrainedRun, prompt: str, config: SampleSettings, speed: Spee
 
 def write_json(run: TrainedRun, prompt: str, config: SampleSettings, speed: Speed) -> None:
     """Write one JSON object per line and sample, in their order, each once it and those before it are complete."""
-    tokens, done = run.encode(prompt), 0
+    tokens, done = encode_prompt(run, prompt), 0
     for samples in draw(run, tokens, config, speed):
         while done < len(samples) and samples[done].finish_reason:
             sample = samples[done]
@@ -90,7 +91,7 @@ def write_json(run: TrainedRun, prompt: str, config: SampleSettings, speed: Spee
 
 def write_comparison(runs: list[TrainedRun], prompt: str, config: SampleSettings, speeds: list[Speed], label: list[str]) -> None:
     """Write every sample of the first run beside those of the others, or below each other where the terminal is narrow."""
-    drawn = [[*draw(run, run.encode(prompt), config, speed)][-1] for run, speed in zip(runs, speeds, strict=True)]
+    drawn = [[*draw(run, encode_prompt(run, prompt), config, speed)][-1] for run, speed in zip(runs, speeds, strict=True)]
     titles = [run.title for run in runs]
     for samples in zip(*drawn, strict=True):
         parts = [*label, *name_of(samples[0], config)]

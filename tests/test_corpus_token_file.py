@@ -11,13 +11,7 @@ from corpus_support import local_config, make_texts, write_shards
 from corpus import bin_writer, token_file
 from corpus import manifest as manifest_module
 from corpus.prepare import prepare
-from corpus.token_file import (
-    DataError,
-    open_token_file,
-    read_manifest,
-    token_byte_lengths,
-    verify_token_files,
-)
+from corpus.token_file import DataError, open_token_file, read_manifest, token_byte_lengths, verify_token_files
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,6 @@ from engine.checkpoint import (
     CheckpointError,
     TrainerState,
     find_checkpoint,
-    list_checkpoints,
     load_model,
     load_optimizer,
     take_snapshot,
@@ -25,6 +24,7 @@ from engine.interruption import Interruption
 from engine.loss import chunked_cross_entropy, summed_cross_entropy
 from engine.models import build_model
 from engine.schedule import learning_rate_at
+from runfolder.layout import list_checkpoints
 
 
 class Counting:

@@ -29,7 +29,7 @@ from lab.evaluation.harness import TrainedModel, cut_windows
 from lab.evaluation.long_text import choose_from_bins, choose_spans, deal_spans, read_long_text
 from lab.evaluation.scoring import score_tokens
 from lab.evaluation.settings import check_common, check_different, check_multiples
-from lab.evaluation.trained_run import TrainedRun, open_bins, open_run
+from lab.evaluation.trained_run import MeasuredRun, open_bins, open_run
 
 ONE_RANK = Ranks(0, 0, 1, torch.device("cpu"))
 ARMS = ("gpt", "ngpt")
@@ -51,7 +51,7 @@ def runs(folders):
 
 
 @torch.no_grad()
-def direct(run: TrainedRun, context: list[int], continuation: list[int]) -> tuple[float, bool]:
+def direct(run: MeasuredRun, context: list[int], continuation: list[int]) -> tuple[float, bool]:
     """Return log p(continuation | context) in float64 from one forward pass, and whether each token is the likeliest."""
     ids = [*context, *continuation]
     logits = F.linear(run.model(torch.tensor([ids[:-1]])), run.model.unembedding())[0].double()

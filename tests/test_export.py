@@ -26,10 +26,10 @@ from corpus.tokenizer import make_tokenizer, packaged_files, tokenizer_json
 from engine.checkpoint import CheckpointError
 from engine.distributed import Ranks
 from engine.generate import generate
-from engine.run import load_trained_model
+from engine.trained import load_trained_model, open_tokenizer
 from lab.evaluation.downstream import load_tasks, run_tasks
 from lab.evaluation.harness import TrainedModel
-from lab.evaluation.trained_run import open_run, open_tokenizer
+from lab.evaluation.trained_run import open_run
 from lab.export import folder as module
 from lab.export.folder import export_run, publish, write_weights
 from lab.export.tokenizer import byte_level_content, find_merges, huggingface_content, write_tokenizer
@@ -382,7 +382,7 @@ def test_other_arms_and_unsound_runs_are_refused(runs, tmp_path):
     with pytest.raises(DataError, match="not the tokenizer that the run was trained with"):
         export_run(foreign, out, None, torch.float32)
     (foreign / "environment.json").unlink()
-    with pytest.raises(DataError, match="50,257 tokens, but the model 272 outputs"):
+    with pytest.raises(DataError, match="50,257 tokens, but the model has 272 outputs"):
         export_run(foreign, out, None, torch.float32)
     assert not out.exists()
 

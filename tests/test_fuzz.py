@@ -30,12 +30,15 @@ from corpus.token_file import DataError, open_token_file, token_byte_lengths, ve
 from corpus.tokenizer import load_tokenizer, make_tokenizer, tokenizer_json
 from engine.checkpoint import CheckpointError, load_model, load_optimizer, load_trainer_state, verify_checkpoint
 from engine.config_file import load_config
-from engine.metrics import forget_after, read_json
 from engine.models import build_model
 from engine.optimizer import build_optimizer
-from engine.run import load_trained_model, open_data, open_run_folder
+from engine.run_data import open_data
+from engine.run_folder import open_run_folder
+from engine.trained import load_trained_model
 from lab.runs import RunFolderError, read_runs
 from runfolder.lock import RunLock
+from runfolder.metrics import rewind_metrics
+from runfolder.status import read_json
 
 TOKENIZERS = {
     "bytes": lambda: tokenizer_json(make_tokenizer("bytes")),
@@ -459,11 +462,11 @@ def test_metrics_lines(folder, trained, data):
         old.unlink() if old.is_file() else shutil.rmtree(old)
     (folder / "metrics.jsonl").write_bytes(content)
     with watched():
-        forget_after(folder, 1)
+        rewind_metrics(folder, 1)
         kept = (folder / "metrics.jsonl").read_text(errors="replace").splitlines()
         assert all(json.loads(line)["step"] <= 1 for line in kept)
         again = (folder / "metrics.jsonl").read_bytes()
-        forget_after(folder, 1)
+        rewind_metrics(folder, 1)
         assert (folder / "metrics.jsonl").read_bytes() == again
 
 
@@ -538,7 +541,7 @@ def test_prompts_that_are_no_text_and_a_tokenizer_that_is_anothers(folder, train
     fresh(folder, trained)
     (folder / "tokenizer.json").write_bytes(TOKENIZERS["sentencepiece"]())
     done = run("sample.py", f"run={folder}", "prompt=a", *overrides, code=3)
-    assert "400 tokens, but the model has 272 outputs" in error_line(done)
+    assert "not the tokenizer that the run was trained with" in error_line(done)
 
 
 def test_a_configuration_larger_than_its_checkpoint_allocates_nothing(folder, trained):

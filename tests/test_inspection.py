@@ -189,7 +189,7 @@ def test_history_passes_over_what_is_no_evaluation_record(tmp_path):
         '{"step": 50, "val/lo',
     ]
     (tmp_path / "metrics.jsonl").write_text("\n".join(lines))
-    found = read_history(tmp_path / "metrics.jsonl", last_step=30)
+    found = read_history(tmp_path, last_step=30)
     assert found == History([10, 20], {"sz": [1.5, None]}, [1e-7, None], [3.0, 2.0])
     assert read_history(tmp_path / "none", 30) == History([], {}, [], [])
 

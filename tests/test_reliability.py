@@ -21,24 +21,18 @@ import engine.checkpoint
 import engine.checkpoint_writer
 import engine.evaluate
 import engine.loss
+import engine.run_data
 import engine.trainer
 from corpus.manifest import DataError
-from engine.checkpoint import (
-    CheckpointError,
-    TrainerState,
-    check_free_space,
-    find_checkpoint,
-    sha256_of,
-    take_snapshot,
-    verify_checkpoint,
-)
+from engine.checkpoint import CheckpointError, TrainerState, check_free_space, find_checkpoint, take_snapshot, verify_checkpoint
 from engine.checkpoint_writer import CheckpointWriter
 from engine.interruption import Preempted
-from engine.metrics import LineFile
 from engine.models import build_model, max_norm_deviation, scale_means
 from engine.optimizer import build_optimizer
 from engine.session import train
 from engine.stability import Diverged, note_loss
+from runfolder.files import sha256_of
+from runfolder.metrics import LineFile
 
 
 @pytest.fixture
@@ -324,7 +318,7 @@ def test_stop_names_the_windows_and_leaves_the_weights(docs, tmp_path, faults):
     (event,) = events(folder)
     assert event["event"] == "nonfinite" and event["step"] == 8
     config = composed(*SMALL, f"data.dir={docs}")
-    windows = engine.trainer.TrainingWindows(engine.run.open_data(config).train, 32, config.seed)
+    windows = engine.trainer.TrainingWindows(engine.run_data.open_data(config).train, 32, config.seed)
     assert event["windows"] == [windows.window_of(8 * 7 + 2), windows.window_of(8 * 7 + 3)]  # of that micro batch
 
 

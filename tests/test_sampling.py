@@ -21,9 +21,10 @@ from corpus.manifest import DataError
 from engine.generate import choose, context_start, generate
 from engine.loss import NextTokenLoss
 from engine.models import build_model
+from engine.trained import TrainedRun, open_trained_run
 from gpt.rope import RotaryTable
 from sampling.columns import side_by_side, text_width, wrap
-from sampling.drawing import Sample, TrainedRun, open_run, seed_of
+from sampling.drawing import Sample, seed_of
 from sampling.prompts import read_prompt_file, read_prompts
 from sampling.settings import SampleSettings, check
 from sampling.show import show_samples
@@ -221,7 +222,7 @@ def trained(docs, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def runs(trained):
-    return [open_run(trained / arm, None, "cpu") for arm in ("gpt", "ngpt")]
+    return [open_trained_run(trained / arm) for arm in ("gpt", "ngpt")]
 
 
 def settings(*overrides: str, **raw) -> SampleSettings:

@@ -3,7 +3,6 @@
 A run belongs to a row by its configuration alone, never by its name.
 """
 
-import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +25,7 @@ from lab.ablations.settings import (
 )
 from lab.runs import Run, to_number
 from lab.speedup.comparable import find_differences, reason_left_out
+from runfolder.metrics import read_records
 
 
 class AblationError(Exception):
@@ -202,23 +202,16 @@ def mean_scales(runs: list[Run]) -> dict[str, float]:
     """Return the mean over runs of each learned scale's mean |value| at the last step, where it was logged."""
     values: dict[str, list[float]] = {}
     for run in runs:
-        for name, value in _read_scales(Path(run.path) / "metrics.jsonl", run.max_steps).items():
+        for name, value in _read_scales(Path(run.path), run.max_steps).items():
             values.setdefault(name, []).append(value)
     return {name: fmean(numbers) for name, numbers in sorted(values.items())}
 
 
-def _read_scales(path: Path, step: int) -> dict[str, float]:
+def _read_scales(run: Path, step: int) -> dict[str, float]:
+    """Return the scales' means that a run recorded at a step, by the scales' names."""
     found: dict[str, float] = {}
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        if '"scale/' not in line:
-            continue
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError):
-            continue
-        if not isinstance(record, dict) or record.get("step") != step:
-            continue
-        for key, value in record.items():
+    for record in read_records(run):
+        for key, value in record.items() if record["step"] == step else ():
             number = to_number(value)
             if key.startswith("scale/") and number is not None and math.isfinite(number):
                 found[key.removeprefix("scale/")] = number

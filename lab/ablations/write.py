@@ -4,9 +4,9 @@ import os
 from dataclasses import asdict
 from pathlib import Path
 
-from corpus.token_file import write_json_atomically
 from lab.ablations.table import Ablations, Row, Table
 from lab.words import align, format_optional, format_rate, format_tokens, markdown_table, printable
+from runfolder.files import write_json_atomically
 
 # In the paper's order; other names that a run logged follow.
 SCALES = {"sqk": "s_qk", "su": "s_u", "sv": "s_v", "sz": "s_z", "attn_alpha": "alpha_A", "mlp_alpha": "alpha_M"}

@@ -15,7 +15,7 @@ from engine.accounting import count_parameters, flops_per_token
 from engine.config import Config
 from engine.distributed import Ranks
 from engine.memory import estimate_memory
-from engine.run import RunData
+from engine.run_data import RunData
 from engine.trainer import Trainer
 
 NEVER = SimpleNamespace(received=None)  # the interruption of a step that nobody interrupts

@@ -20,8 +20,8 @@ from engine.accounting import peak_flops
 from engine.checks import check_batch, check_config
 from engine.config import Config
 from engine.distributed import Ranks, start_ranks
+from engine.environment import current_commit
 from engine.models import MODELS
-from engine.run import current_commit
 from lab.benchmark.arms import Arm, synchronize, trainer_arm, write_tokens
 from lab.benchmark.floor import bandwidth, bytes_per_step, matmul_rate
 from lab.benchmark.measure import peak_memory_gib, ratio, time_phases, time_rounds

@@ -15,7 +15,7 @@ from lab.evaluation.settings import TIMEOUT_SECONDS, check_common, check_differe
 
 if TYPE_CHECKING:
     from engine.distributed import Ranks
-    from lab.evaluation.trained_run import TrainedRun
+    from lab.evaluation.trained_run import MeasuredRun
 
 EVALUATE_PAGE = """
 Perplexity of trained runs on a token file, computed as their own validation was.
@@ -113,7 +113,7 @@ class DownstreamSettings:
     out: str = field(default="report/downstream", metadata=PATH)
 
 
-def open_runs(settings: Any, ranks: "Ranks") -> "list[TrainedRun]":
+def open_runs(settings: Any, ranks: "Ranks") -> "list[MeasuredRun]":
     """Open all runs before the first is measured, so that a fault in the last shows at once."""
     from lab.evaluation.trained_run import open_run
 
@@ -151,10 +151,10 @@ def extrapolate_runs(settings: ExtrapolateSettings) -> None:
     check_common(settings, "max_tokens")
     check_multiples(settings.multiples)
     check_different("runs", settings.runs)
-    from corpus.token_file import write_json_atomically
     from engine.distributed import start_ranks
     from lab.evaluation.extrapolation import check_alike, extrapolate, render
     from lab.evaluation.long_text import read_long_text
+    from runfolder.files import write_json_atomically
 
     with start_ranks(settings.device, TIMEOUT_SECONDS) as ranks:
         out = ranks.on_main(lambda: make_folder(settings.out))
@@ -183,9 +183,9 @@ def answer_tasks(settings: DownstreamSettings) -> None:
         raise ConfigError(f"num_fewshot={settings.num_fewshot}: must not be negative")
     check_different("runs", settings.runs)
     check_different("tasks", settings.tasks)
-    from corpus.token_file import write_json_atomically
     from engine.distributed import start_ranks
     from lab.evaluation.downstream import load_tasks, render, require_lm_eval, run_tasks
+    from runfolder.files import write_json_atomically
 
     require_lm_eval()
     with start_ranks(settings.device, TIMEOUT_SECONDS) as ranks:

@@ -16,7 +16,7 @@ import yaml
 from cli.composition import ConfigError, nearest
 from corpus.manifest import DataError, first_line
 from engine.distributed import Ranks
-from lab.evaluation.trained_run import TrainedRun
+from lab.evaluation.trained_run import MeasuredRun
 from lab.words import markdown_table
 
 PAPER_TASKS = ("arc_easy", "hellaswag", "winogrande", "wsc273", "lambada_openai")
@@ -102,7 +102,7 @@ def beside(folder: Path, value: Any) -> Any:
 
 
 def run_tasks(
-    run: TrainedRun, ranks: Ranks, tasks: dict[str, Any], batch_size: int, num_fewshot: int | None, limit: int | None
+    run: MeasuredRun, ranks: Ranks, tasks: dict[str, Any], batch_size: int, num_fewshot: int | None, limit: int | None
 ) -> dict[str, Any] | None:
     """Return every task's metrics with what is needed to repeat them; on ranks other than the first None."""
     from lm_eval import simple_evaluate

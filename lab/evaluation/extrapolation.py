@@ -20,10 +20,10 @@ from cli.composition import ConfigError
 from engine.distributed import Ranks
 from lab.evaluation.long_text import LongText
 from lab.evaluation.scoring import score_tokens
-from lab.evaluation.trained_run import TrainedRun
+from lab.evaluation.trained_run import MeasuredRun
 
 
-def check_alike(runs: list[TrainedRun]) -> None:
+def check_alike(runs: list[MeasuredRun]) -> None:
     """Raise ConfigError unless the runs read the same tokens and were trained on the same context."""
     for run in runs[1:]:
         if run.tokenizer_digest != runs[0].tokenizer_digest:
@@ -36,7 +36,7 @@ def check_alike(runs: list[TrainedRun]) -> None:
             )
 
 
-def extrapolate(runs: list[TrainedRun], ranks: Ranks, text: LongText, multiples: list[int]) -> dict[str, Any]:
+def extrapolate(runs: list[MeasuredRun], ranks: Ranks, text: LongText, multiples: list[int]) -> dict[str, Any]:
     """Measure every run on the same text; the result explains itself and is what extrapolation.json holds."""
     return {
         "training_context": runs[0].sequence_length,
@@ -71,7 +71,7 @@ def render(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def measure_extrapolation(run: TrainedRun, ranks: Ranks, text: LongText, multiples: list[int]) -> list[dict[str, Any]]:
+def measure_extrapolation(run: MeasuredRun, ranks: Ranks, text: LongText, multiples: list[int]) -> list[dict[str, Any]]:
     """Return, for each multiple of the training context, nats per token in all and by position, equal on every rank."""
     context = run.sequence_length
     n_spans = len(text.spans)
@@ -107,7 +107,7 @@ def measure_extrapolation(run: TrainedRun, ranks: Ranks, text: LongText, multipl
     return results
 
 
-def nats_of_span(run: TrainedRun, span: Tensor, length: int) -> Tensor:
+def nats_of_span(run: MeasuredRun, span: Tensor, length: int) -> Tensor:
     """Return -log p of every token of a span (span_tokens,), float64, seen through windows of that length."""
     windows = span.unfold(0, length + 1, length)  # neighbours share one token: read by one, predicted by the other
     try:

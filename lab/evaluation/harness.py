@@ -17,7 +17,7 @@ from engine.distributed import Ranks
 from engine.generate import generate
 from engine.loss import IGNORED
 from lab.evaluation.scoring import score_tokens
-from lab.evaluation.trained_run import TrainedRun
+from lab.evaluation.trained_run import MeasuredRun
 
 Window = tuple[int, list[int], int]  # the request it belongs to, token ids, how many at its end are scored
 
@@ -25,7 +25,7 @@ Window = tuple[int, list[int], int]  # the request it belongs to, token ids, how
 class TrainedModel(TemplateLM):
     """Answer lm-eval's requests with a run's model and its own tokenizer."""
 
-    def __init__(self, run: TrainedRun, ranks: Ranks, batch_size: int):
+    def __init__(self, run: MeasuredRun, ranks: Ranks, batch_size: int):
         super().__init__()
         self.run, self.ranks, self.batch_size = run, ranks, batch_size
         self._device = ranks.device

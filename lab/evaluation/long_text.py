@@ -14,7 +14,7 @@ from corpus.documents import DocumentReader, DocumentStore
 from corpus.manifest import MANIFEST_NAME, DataError, first_line
 from corpus.readers import add_files
 from corpus.token_file import TokenFile, open_token_file
-from lab.evaluation.trained_run import TrainedRun, open_bins
+from lab.evaluation.trained_run import MeasuredRun, open_bins
 
 PG19 = "emozilla/pg19"  # the books as parquet; deepmind/pg19 is a script, which datasets no longer runs
 SCANNED_TOKENS = 1 << 24  # at a time, in search of the ends of documents
@@ -39,7 +39,7 @@ class LongText:
         }
 
 
-def read_long_text(run: TrainedRun, data: str | None, split: str, column: str, span_tokens: int, max_tokens: int) -> LongText:
+def read_long_text(run: MeasuredRun, data: str | None, split: str, column: str, span_tokens: int, max_tokens: int) -> LongText:
     """Return spans of span_tokens + 1 ids, at most max_tokens tokens in all (but one span at least).
 
     Args:
@@ -62,7 +62,7 @@ def read_long_text(run: TrainedRun, data: str | None, split: str, column: str, s
     return choose_spans([encode(run, text) for text in texts], Path(data).name, span_tokens, count)
 
 
-def encode(run: TrainedRun, text: str) -> np.ndarray:
+def encode(run: MeasuredRun, text: str) -> np.ndarray:
     return np.array(run.tokenizer.encode_ordinary(text), dtype=np.int64)
 
 

@@ -1,6 +1,5 @@
 """Perplexity of a run on any prepared token file, computed as its own validation was."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +8,15 @@ from corpus.tokenizer import byte_lengths
 from engine.distributed import Ranks
 from engine.evaluate import ValidationSet, evaluate
 from engine.loss import NextTokenLoss
-from lab.evaluation.trained_run import TrainedRun, open_bins
+from lab.evaluation.trained_run import MeasuredRun, open_bins
 from lab.words import align
+from runfolder.layout import ENVIRONMENT
+from runfolder.metrics import read_records, select_validations
+from runfolder.status import read_nested
 
 
 def measure_perplexity(
-    run: TrainedRun,
+    run: MeasuredRun,
     ranks: Ranks,
     data: Path | None,
     split: str,
@@ -55,16 +57,12 @@ def measure_perplexity(
     }
 
 
-def recorded_loss(run: TrainedRun, digest: str) -> float | None:
+def recorded_loss(run: MeasuredRun, digest: str) -> float | None:
     """Return the val/loss that training logged at this step, None unless it was on these very windows."""
-    try:
-        environment = json.loads((run.folder / "environment.json").read_text())
-        if environment["evaluation"]["digest"] != digest:
-            return None
-        records = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
-        return next((float(r["val/loss"]) for r in records if r["step"] == run.step and "val/loss" in r), None)
-    except (OSError, ValueError, KeyError, TypeError):
-        return None  # nothing to compare with is no fault
+    if read_nested(run.folder / ENVIRONMENT, "evaluation", "digest") != digest:
+        return None
+    found = select_validations(read_records(run.folder)).get(run.step)
+    return float(found["val/loss"]) if found else None
 
 
 def describe(result: dict[str, Any]) -> str:

@@ -1,8 +1,6 @@
 """The model card of an export: what was trained, on what, how well it does, and how to load it."""
 
-import json
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -10,7 +8,9 @@ from torch import nn
 from corpus.tokenizer import Tokenizer
 from engine.accounting import count_parameters
 from engine.config import Config
-from engine.metrics import read_json
+from runfolder.layout import ENVIRONMENT
+from runfolder.metrics import read_records, select_validations
+from runfolder.status import read_json
 
 ARM_TEXT = {
     "gpt": "GPT baseline (pre-norm RMSNorm, RoPE, SwiGLU, untied embeddings) in the layout of `LlamaForCausalLM`",
@@ -21,7 +21,7 @@ ARM_TEXT = {
 def model_card(run: Path, step: int, config: Config, model: nn.Module, tokenizer: Tokenizer, dtype: torch.dtype) -> str:
     """Return README.md: the run's facts as they stand in its folder."""
     arm, parameters = config.model["name"], count_parameters(model)
-    recorded = read_json(run / "environment.json") or {}
+    recorded = read_json(run / ENVIRONMENT) or {}
     data = found if isinstance(found := recorded.get("data"), dict) else {}
     facts = {
         "arm": ARM_TEXT[arm],
@@ -52,12 +52,9 @@ def model_card(run: Path, step: int, config: Config, model: nn.Module, tokenizer
 
 def validation(run: Path, step: int) -> dict[str, str]:
     """Return the validation that training recorded at this step, nothing where there is none."""
-    try:
-        lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-        records: list[Any] = [json.loads(line) for line in lines if '"val/loss"' in line]
-        found = [record for record in records if record["step"] == step][-1]
-        loss, bits = float(found["val/loss"]), float(found["val/bits_per_byte"])
-    except (OSError, ValueError, KeyError, TypeError, IndexError, RecursionError):
+    found = select_validations(read_records(run)).get(step, {})
+    loss, bits = (found.get(key) for key in ("val/loss", "val/bits_per_byte"))
+    if not isinstance(loss, float) or not isinstance(bits, float):
         return {}
     return {"validation loss": f"{loss:.4f} nats/token, {bits:.4f} bits/byte, recorded in training"}
 

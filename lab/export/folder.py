@@ -12,17 +12,15 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from cli.composition import ConfigError
-from corpus.manifest import DataError
-from corpus.token_file import sync_path
 from corpus.tokenizer import Tokenizer
-from engine.checkpoint import CheckpointError, checkpoint_step, list_checkpoints
+from engine.checkpoint import CheckpointError
 from engine.config_file import load_config
-from engine.run import load_trained_model
-from lab.evaluation.trained_run import open_tokenizer
+from engine.trained import open_trained_run
 from lab.export.card import model_card
 from lab.export.llama import llama_config, llama_weights
 from lab.export.ngpt_layout import ngpt_config, ngpt_weights
 from lab.export.tokenizer import write_tokenizer
+from runfolder.files import sync_path
 
 # The arms that can be exported, with the files of code that go along.
 LAYOUTS: dict[str, tuple[Callable[..., Any], Callable[..., Any], tuple[str, ...]]] = {
@@ -40,19 +38,14 @@ def export_run(run: Path, out: Path, step: int | None, dtype: torch.dtype) -> in
         DataError: a tokenizer that is not the run's or cannot be expressed.
         CheckpointError: no sound checkpoint.
     """
-    if step is None:  # decided once: a run in progress may publish its next checkpoint between two looks
-        step = next(map(checkpoint_step, list_checkpoints(run / "checkpoints")), None)
     check_out(out)
     arm = load_config(run / "config.yaml").model["name"] if run.is_dir() else None
     if arm not in (*LAYOUTS, None):
         raise ConfigError(f"{run}: model={arm} cannot be exported; {' and '.join(LAYOUTS)} can")
-    config, model = load_trained_model(run, step)
-    tokenizer, _ = open_tokenizer(run)
-    if tokenizer.n_vocab > model.config.vocab_size:
-        raise DataError(f"{run}: its tokenizer has {tokenizer.n_vocab:,} tokens, but the model {model.config.vocab_size:,} outputs")
-    card = model_card(run, step, config, model, tokenizer, dtype)
-    publish(out, lambda folder: write_files(folder, arm, model, tokenizer, dtype, card))
-    return step
+    opened = open_trained_run(run, step)
+    card = model_card(run, opened.step, opened.config, opened.model, opened.tokenizer, dtype)
+    publish(out, lambda folder: write_files(folder, opened.arm, opened.model, opened.tokenizer, dtype, card))
+    return opened.step
 
 
 def check_out(out: Path) -> None:

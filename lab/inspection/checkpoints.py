@@ -1,19 +1,19 @@
 """From run folders to measurements: which checkpoint, what it is called, and how its scales moved during training."""
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from cli.composition import ConfigError
-from engine.checkpoint import checkpoint_step, list_checkpoints
 from engine.config import Config
 from engine.config_file import load_config
-from engine.metrics import read_json
-from engine.run import load_trained_model
+from engine.trained import load_trained_model
 from lab.inspection.measure import InspectionError, Measurement, measure_model
 from lab.words import display_arm
+from runfolder.layout import newest_step
+from runfolder.metrics import read_records, select_validations
+from runfolder.status import read_json
 
 MAX_RUNS = 6  # the colours and markers that can be told apart
 SIZE_KEYS = ("n_layer", "n_head", "n_embd", "vocab_size", "sequence_length")
@@ -49,7 +49,7 @@ def inspect_runs(folders: Sequence[str], steps: Sequence[int | None]) -> list[In
     """Measure one checkpoint of each run; a step of None is the newest.
 
     Raises:
-        ConfigError, CheckpointError: what engine.run.load_trained_model refuses; all runs are looked up first.
+        ConfigError, CheckpointError: what engine.trained.load_trained_model refuses; all runs are looked up first.
         InspectionError: weights that are not finite.
     """
     if not 1 <= len(folders) <= MAX_RUNS:
@@ -68,9 +68,7 @@ def find_step(folder: Path, step: int | None) -> tuple[Config, int | None]:
     if not folder.is_dir():
         raise ConfigError(f"{folder}: there is no such run folder")
     config = load_config(folder / "config.yaml")
-    if step is None and (checkpoints := list_checkpoints(folder / "checkpoints")):
-        step = checkpoint_step(checkpoints[0])
-    return config, step
+    return config, newest_step(folder) if step is None else step
 
 
 def inspect_run(folder: Path, step: int | None, label: str) -> Inspection:
@@ -89,7 +87,7 @@ def inspect_run(folder: Path, step: int | None, label: str) -> Inspection:
         learning_rate=config.learning_rate,
         size={name: config.model[name] for name in SIZE_KEYS},
         commit=read_json(folder / "environment.json").get("commit"),
-        history=read_history(folder / "metrics.jsonl", step),
+        history=read_history(folder, step),
         measured=measured,
     )
 
@@ -103,21 +101,9 @@ def choose_labels(names: Sequence[tuple[str, str, str, int | None]]) -> list[str
     raise ConfigError("run= names the same checkpoint twice")
 
 
-def read_history(path: Path, last_step: int) -> History:
-    """Read the evaluation records of metrics.jsonl; what is none, a line cut short by a kill say, is passed over."""
-    try:
-        lines = path.read_text(errors="replace").splitlines()
-    except OSError:
-        lines = []
-    by_step = {}
-    for line in lines:
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(record, dict) and "val/loss" in record and isinstance(record.get("step"), int):
-            by_step[record["step"]] = record
-    records = [by_step[step] for step in sorted(by_step) if step <= last_step]
+def read_history(run: Path, last_step: int) -> History:
+    """Read the validations of a run's metrics up to a step."""
+    records = [record for step, record in select_validations(read_records(run)).items() if step <= last_step]
     names = dict.fromkeys(key for record in records for key in record if key.startswith("scale/"))
     return History(
         steps=[record["step"] for record in records],

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 
-from corpus.token_file import write_json_atomically
 from lab.figures import Plot
 from lab.inspection.checkpoints import Inspection
 from lab.inspection.measure import MATRICES, SCALES
@@ -15,6 +14,7 @@ from lab.inspection.plots import draw_inspection
 from lab.inspection.record import DEFINITIONS, PAPER_CONDITIONS, PAPER_SCALES, PAPER_SOURCE, list_notes, to_mapping
 from lab.page import render_document, render_list, render_plot, render_table
 from lab.words import display_arm, format_rate, format_tokens
+from runfolder.files import write_json_atomically
 
 WIDER = "body { max-width: 76rem; } img { max-width: 74rem; } th, td { overflow-wrap: normal; }\n"  # six panels
 Table = tuple[list[str], list[list[str]]]

@@ -6,7 +6,8 @@ import signal
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine.checkpoint import CheckpointError, list_checkpoints, verify_checkpoint
+from engine.checkpoint import CheckpointError, verify_checkpoint
+from runfolder.layout import list_checkpoints
 
 ASKING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 

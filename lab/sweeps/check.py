@@ -14,9 +14,9 @@ from corpus.manifest import MANIFEST_NAME, read_manifest
 from engine.checks import check_batch, check_config
 from engine.config import Config, flatten, is_neutral
 from engine.config_file import load_config
-from engine.metrics import read_json
-from engine.run import open_data
+from engine.run_data import open_data
 from lab.sweeps.plan import Point
+from runfolder.status import read_json, read_status
 
 # Single values at the top, which choose no file: set afterwards, so that Hydra composes an arm once and not every point.
 PLAIN = {"max_steps", "learning_rate", "seed", "warmup_steps", "out_dir", "run_name"}
@@ -75,7 +75,7 @@ def finished_state(point: Point, config: Config) -> str | None:
             f"{point.run_dir} was made with another configuration ({'; '.join(changes)}); give the sweep "
             "another name, or move the folder away"
         )
-    state = read_json(point.run_dir / "status.json").get("state")
+    state = read_status(point.run_dir).get("state")
     return state if state in ("done", "diverged") else None  # a learning rate that diverges is a result
 
 

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from tqdm import tqdm
 
 from cli.composition import ConfigError
-from engine.metrics import read_json
 from lab.sweeps.journal import Journal
 from lab.sweeps.outcome import last_line, last_step, outcome_of, status_path, version_of
 from lab.sweeps.plan import Point
 from lab.sweeps.processes import Signals, kill_tree, start_process
+from runfolder.status import read_json
 
 ATTEMPTS = 2  # a failed point is tried once more
 POLL_SECONDS = 0.2

@@ -1,11 +1,11 @@
 """How a point ended and how far it is, read from its run folder and its log."""
 
-import json
 import os
 from pathlib import Path
 
-from engine.metrics import read_json
 from lab.sweeps.plan import Point
+from runfolder import metrics
+from runfolder.status import read_json
 
 
 def outcome_of(exit_code: int, state: str | None) -> str:
@@ -37,12 +37,7 @@ def version_of(path: Path) -> tuple[int, int] | None:
 
 def last_step(point: Point) -> int:
     """Return the last logged step of a run, 0 before its first."""
-    for line in reversed(tail(point.run_dir / "metrics.jsonl").splitlines()):
-        try:
-            return min(int(json.loads(line)["step"]), point.max_steps)
-        except (ValueError, KeyError, TypeError, RecursionError):
-            continue
-    return 0
+    return min(metrics.last_step(point.run_dir), point.max_steps)
 
 
 def reason_failed(point: Point, log: Path) -> str:

@@ -1,0 +1,55 @@
+"""What a run's configuration does not say: versions, code, machine, sizes, data."""
+
+import os
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from engine.accounting import count_parameters, flops_per_token
+from engine.config import Config
+from engine.distributed import Ranks
+from engine.run_data import RunData
+
+
+def describe_environment(config: Config, ranks: Ranks, data: RunData, model: torch.nn.Module) -> dict[str, Any]:
+    """Return versions, commit, topology, sizes and data: what the configuration does not say."""
+    name = torch.cuda.get_device_name(ranks.device) if ranks.device.type == "cuda" else platform.processor() or platform.machine()
+    return {
+        "versions": {
+            "python": platform.python_version(),
+            **{package: version_of(package) for package in ("torch", "numpy", "tiktoken", "safetensors")},
+        },
+        "commit": current_commit(),
+        "world_size": ranks.world_size,
+        "device": {"type": ranks.device.type, "name": name, "threads": torch.get_num_threads()},
+        "slurm_job_id": os.environ.get("SLURM_JOB_ID"),
+        "parameters": count_parameters(model),
+        "flops_per_token": flops_per_token(model),
+        "tokens_per_step": config.tokens_per_step,
+        "data": data.describe(),
+        "evaluation": data.validation.describe(data.manifest.splits["val"].sha256),
+    }
+
+
+def version_of(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def current_commit() -> str | None:
+    """Return the commit of this code, with "+" if files differ from it, None outside a checkout."""
+    here = Path(__file__).resolve().parent
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
