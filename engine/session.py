@@ -5,19 +5,22 @@ import sys
 from contextlib import closing
 from pathlib import Path
 
-from cli.composition import nearest
+from cli.composition import first_line, nearest
 from cli.launcher import is_silent, planned_world_size
 from corpus.manifest import MANIFEST_NAME, DataError
 from corpus.token_file import verify_token_files
 from engine.accounting import describe_run, peak_flops
+from engine.checkpoint import checkpoint_step
 from engine.checks import check_batch, check_config
 from engine.config import Config
-from engine.distributed import start_ranks
+from engine.config_file import save_config
+from engine.distributed import Ranks, start_ranks
+from engine.failures import CannotRun, in_words
 from engine.interruption import Interruption, Preempted
 from engine.memory import estimate_memory
 from engine.metrics import MetricsLog
 from engine.models import build_model
-from engine.run_data import open_data
+from engine.run_data import RunData, open_data
 from engine.run_folder import open_run_folder, write_run_folder
 from engine.stability import Diverged
 from engine.terminal import describe_end, describe_start
@@ -40,7 +43,7 @@ def train(config: Config) -> None:
         data = ranks.agree(lambda: open_data(config))
         ranks.on_main(lambda: verify_token_files(config.data.dir, data.manifest, full=config.verify_data == "full"))
         checkpoint = ranks.on_main(lambda: open_run_folder(config, data, lock))
-        trainer = ranks.agree(lambda: Trainer(config, ranks, data, checkpoint))
+        trainer = ranks.agree(lambda: make_trainer(config, ranks, data, checkpoint))
         if trainer.state.step == config.max_steps and not trainer.state.evaluation_pending:
             if ranks.is_main_process:
                 write_status(config.run_dir, "done", trainer.state.step)  # a kill may have come just before it
@@ -53,7 +56,8 @@ def train(config: Config) -> None:
             plan = describe_run(config, trainer.raw_model, ranks.world_size, data.manifest.splits["train"].tokens)
             peak = peak_flops(ranks.device, config.precision.matmul)
             log.show(describe_start(config, plan, environment, trainer.state.step, peak))
-            trainer.run(log, interruption)
+            with in_words(config, ranks.world_size):
+                trainer.run(log, interruption)
             outcome = "done"
             log.show(describe_end(config, trainer.state.train_seconds, log.last_val))
         except (Exception, KeyboardInterrupt) as error:
@@ -67,6 +71,18 @@ def train(config: Config) -> None:
             if ranks.is_main_process:
                 write_status(config.run_dir, outcome, trainer.state.step, message)
             log.finish_trackers()
+
+
+def make_trainer(config: Config, ranks: Ranks, data: RunData, checkpoint: Path | None) -> Trainer:
+    """Return the trainer; what this machine cannot run is written into the run's status before it is raised."""
+    try:
+        with in_words(config, ranks.world_size):
+            return Trainer(config, ranks, data, checkpoint)
+    except Exception as error:
+        if ranks.is_main_process and (isinstance(error, CannotRun) or not hasattr(error, "exit_code")):
+            save_config(config, config.run_dir / "config.yaml")  # without it no report could say whose status this is
+            write_status(config.run_dir, "failed", checkpoint_step(checkpoint) if checkpoint else 0, first_line(error))
+        raise
 
 
 def check_data_folder(config: Config) -> None:

@@ -18,6 +18,7 @@ from engine.config import Config
 from engine.data import TrainingWindows, first_sample, micro_batches
 from engine.distributed import Ranks, gathered
 from engine.evaluate import evaluate
+from engine.failures import compiling
 from engine.interruption import Interruption, Preempted
 from engine.metrics import MetricsLog
 from engine.models import max_norm_deviation, scale_means
@@ -51,7 +52,8 @@ class Trainer:
         self.phase = record_function  # names the parts of a step in a profile; scripts/bench.py times them
         self.autocast = autocast(ranks.device, config.precision.matmul)
         if use_compile:
-            self.compile_now()
+            with compiling():
+                self.compile_now()
 
     def compile_now(self) -> None:
         """Run both compiled graphs once on padding, so that compilation is not counted as training time."""
