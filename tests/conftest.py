@@ -1,10 +1,17 @@
 import signal
 
 import pytest
+import warm
 from training import run
 
 # A shell that starts the tests in the background has them ignore SIGINT, and every process they start would as well.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+warm.install()
+
+
+def pytest_configure(config):
+    if hasattr(config, "workerinput"):  # one of several processes that share the suite: it needs its server in any case
+        warm.begin()
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,330 @@
+"""Python programs started from a process that has imported torch already: a real process each, in a tenth of a second.
+
+Importing torch takes seconds, and the tests start hundreds of programs. So each pytest process has one server, which imports
+the heavy packages (none of ours) and forks. What it makes of itself is what `python script.py ...` would have been: its own
+process id, child of the process that asked, with its standard streams, folder, environment, process group, command line and
+signals, and it ends as Python does. The programs that start programs themselves (torchrun, sweep.py) have a server too, forked
+before they begin.
+
+A start that differs in what is read before the first import (flags of Python, PYTHONPATH, the locale, ...), that has no script, or
+that has a preexec_fn which cannot be sent, is a true start. So is every one where COLD_STARTS is set, and on systems without Linux.
+"""
+
+import ctypes
+import gc
+import inspect
+import json
+import os
+import pickle
+import runpy
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import types
+from base64 import b64decode, b64encode
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+HEAVY = (
+    "torch",
+    "torch._dynamo",
+    "torch.distributed.checkpoint.state_dict",
+    "torch.distributed.fsdp",
+    "torch.distributed.run",
+    "torch.utils.tensorboard",
+    "hydra",
+    "hydra._internal.config_loader_impl",
+    "hydra._internal.core_plugins.basic_launcher",
+    "hydra._internal.core_plugins.basic_sweeper",
+    "hydra._internal.core_plugins.bash_completion",
+    "hydra._internal.core_plugins.file_config_source",
+    "hydra._internal.core_plugins.importlib_resources_config_source",
+    "hydra._internal.core_plugins.structured_config_source",
+    "hydra.test_utils",
+    "matplotlib.figure",
+    "matplotlib.backends.backend_agg",
+    "matplotlib.backends.backend_svg",
+    "numpy.random",
+    "omegaconf",
+    "safetensors.torch",
+    "tiktoken",
+    "tokenizers",
+    "yaml",
+)
+LAUNCHERS = ("torch.distributed.run", "sweep.py")
+READ_EARLY = (
+    "PYTHON",
+    "LANG",
+    "LC_",
+    "LD_",
+    "OMP_",
+    "MKL_",
+    "KMP_",
+    "OPENBLAS",
+    "MALLOC",
+    "MPL",
+    "TORCH_LOGS",
+    "TZ",
+    "COLD_STARTS",
+)
+ROOM = 32_000  # bytes for a program's command line, and for its environment, as /proc shows them
+PR_SET_CHILD_SUBREAPER = 36
+LIBC = ctypes.CDLL(None)
+
+_execute_child = subprocess.Popen._execute_child
+_parameters = inspect.signature(_execute_child)
+
+
+# --- the side that asks
+
+
+@dataclass
+class Server:
+    """A connection to a process that forks programs, and what its environment was when it was started."""
+
+    connection: socket.socket
+    environment: dict[str, str]
+    lock: threading.Lock
+
+    def start(self, request: dict, descriptors: list[int]) -> int:
+        """Return the process id of a new program, a child of this process."""
+        with self.lock:
+            socket.send_fds(self.connection, [json.dumps(request).encode()], descriptors)
+            answer = self.connection.recv(64)
+        if not answer:
+            raise RuntimeError("the server of warm starts has died")
+        return int(answer)
+
+
+_server: Server | None = None
+
+
+def install() -> None:
+    """Let subprocess start Python programs from a server, which begins with the first of them."""
+    if sys.platform == "linux" and "COLD_STARTS" not in os.environ:
+        subprocess.Popen._execute_child = execute_child
+
+
+def begin() -> None:
+    """Start the server, which ends with this process; whoever asks it first waits until it is ready."""
+    if _server or subprocess.Popen._execute_child is not execute_child:
+        return
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("COVERAGE_")} | {"OMP_NUM_THREADS": "1"}
+    subprocess.Popen(
+        [sys.executable, __file__, str(theirs.fileno()), "." * ROOM],
+        executable=sys.executable,  # so given, it is a true start
+        env=environment | {"ROOM": "." * ROOM},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        pass_fds=[theirs.fileno()],
+        process_group=0,  # Ctrl-C is for the programs
+    )
+    theirs.close()
+    use(ours, environment)
+
+
+def use(connection: socket.socket, environment: dict[str, str]) -> None:
+    global _server
+    _server = Server(connection, environment, threading.Lock())
+    LIBC.prctl(PR_SET_CHILD_SUBREAPER, 1)  # what the server's child leaves behind becomes our child
+    subprocess.Popen._execute_child = execute_child
+
+
+def execute_child(self, *positional, **named):
+    """Stand for Popen._execute_child: the same process, from the server where that can be."""
+    call = _parameters.bind(self, *positional, **named).arguments
+    start = warm_request(call)
+    if start is None:
+        return _execute_child(self, *positional, **named)
+    streams = [call[pipe] if call[pipe] != -1 else i for i, pipe in enumerate(("p2cread", "c2pwrite", "errwrite"))]
+    self.pid = _server.start(start, [*streams, *call["pass_fds"]])
+    self._child_created = True
+    self._close_pipe_fds(*(call[pipe] for pipe in ("p2cread", "p2cwrite", "c2pread", "c2pwrite", "errread", "errwrite")))
+
+
+def warm_request(call: dict) -> dict | None:
+    """Return what the server has to know of a call of Popen, or None if it has to be a true start."""
+    if isinstance(call["args"], (str, bytes, os.PathLike)) or call["shell"] or call["executable"]:
+        return None
+    arguments = [os.fsdecode(argument) for argument in call["args"]]
+    environment = {os.fsdecode(k): os.fsdecode(v) for k, v in (os.environ if call["env"] is None else call["env"]).items()}
+    cwd = os.path.abspath(os.fsdecode(call["cwd"] or "."))
+    program = arguments[1:]
+    if is_unbuffered := program[:1] == ["-u"]:
+        program = program[1:]
+    is_module = program[:1] == ["-m"]
+    is_script = bool(program) and program[0].endswith(".py") and os.path.isfile(os.path.join(cwd, program[0]))
+    privileged = any(call.get(key) not in (None, -1) for key in ("gid", "gids", "uid", "umask"))
+    if arguments[0] != sys.executable or not (is_module or is_script) or privileged or not os.path.isdir(cwd):
+        return None
+    begin()
+    if read_early(environment) != read_early(_server.environment):
+        return None
+    try:
+        preexec = b64encode(pickle.dumps(call["preexec_fn"])).decode()
+    except (pickle.PicklingError, AttributeError, TypeError):
+        return None
+    return {
+        "arguments": arguments,
+        "module": program[1] if is_module else None,
+        "argv": program[1:] if is_module else program,
+        "is_unbuffered": is_unbuffered,
+        "environment": environment,
+        "cwd": cwd,
+        "parent": os.getpid(),
+        "session": bool(call["start_new_session"]),
+        "group": call["process_group"] if call["process_group"] != -1 else os.getpgrp(),
+        "preexec": preexec,
+        "pass_fds": list(call["pass_fds"]),
+    }
+
+
+def read_early(environment: dict[str, str]) -> dict[str, str]:
+    return {key: value for key, value in environment.items() if key.startswith(READ_EARLY)}
+
+
+# --- the server, and what is forked from it
+
+
+class Program:
+    """What a forked process is to become."""
+
+    def __init__(self, request: dict, descriptors: list[int]):
+        self.request = request
+        self.descriptors = descriptors
+        self.is_launcher = (request["module"] or Path(request["argv"][0]).name) in LAUNCHERS
+
+    def take_place(self) -> None:
+        """Take parent, group, streams, folder and environment of the request."""
+        request = self.request
+        while os.getppid() != request["parent"]:  # the process between has not ended, or there is no parent any more
+            time.sleep(0.001)
+            if os.getppid() == 1 != request["parent"]:
+                os._exit(1)
+        if request["session"]:
+            os.setsid()
+        elif request["group"] != os.getpgrp():
+            os.setpgid(0, request["group"])
+        place(self.descriptors, [0, 1, 2, *request["pass_fds"]])
+        os.environ.clear()
+        os.environ.update(request["environment"])
+        os.chdir(request["cwd"])
+
+    def run(self) -> None:
+        """Run the program as Python would, in a __main__ of its own; what it raises is for the caller to let through."""
+        request = self.request
+        show(48, [os.fsencode(argument) for argument in request["arguments"]])
+        show(50, [os.fsencode(f"{key}={value}") for key, value in request["environment"].items()])
+        sys.stdout.reconfigure(line_buffering=os.isatty(1))
+        if request["is_unbuffered"]:
+            text = sys.stdout
+            raw = open(1, "wb", buffering=0, closefd=False)  # noqa: SIM115
+            sys.stdout = sys.__stdout__ = type(text)(raw, text.encoding, text.errors, newline="\n", write_through=True)
+        if request["environment"].keys() & {"COVERAGE_PROCESS_START", "COVERAGE_PROCESS_CONFIG"}:
+            import coverage
+
+            coverage.process_startup()
+        if preexec := pickle.loads(b64decode(request["preexec"])):
+            preexec()
+        sys.argv, sys.orig_argv[:] = request["argv"], request["arguments"]
+        main = sys.modules["__main__"] = types.ModuleType("__main__")
+        main.__dict__["__builtins__"] = __builtins__
+        if request["module"]:
+            sys.path[0] = os.getcwd()
+            runpy._run_module_as_main(request["module"])
+        else:
+            script = os.path.abspath(request["argv"][0])
+            sys.path[0] = os.path.dirname(os.path.realpath(script))
+            main.__file__ = script
+            with open(script, "rb") as file:
+                code = compile(file.read(), script, "exec")
+            exec(code, main.__dict__)
+
+
+def place(descriptors: list[int], numbers: list[int]) -> None:
+    """Make the descriptors those numbers, whatever has them now."""
+    above = max([*numbers, *descriptors]) + 1
+    for offset, descriptor in enumerate(descriptors):
+        os.dup2(descriptor, above + offset, inheritable=False)
+        os.close(descriptor)
+    for offset, number in enumerate(numbers):
+        os.dup2(above + offset, number)
+        os.close(above + offset)
+
+
+def show(field: int, parts: list[bytes]) -> None:
+    """Write what /proc shows of this process: its command line (field 48 of stat) or its environment (50)."""
+    begin, end = map(int, Path("/proc/self/stat").read_text().rpartition(")")[2].split()[field - 3 : field - 1])
+    text = b"".join(part + b"\0" for part in parts)[: end - begin - 1]
+    ctypes.memmove(begin, text.ljust(end - begin, b"\0"), end - begin)
+
+
+def receive(connection: socket.socket) -> Program | None:
+    """Fork as often as the other side asks. Return the program in the process that is to be one, and None at the end."""
+    while True:
+        message, descriptors, _, _ = socket.recv_fds(connection, 1 << 20, 16)
+        if not message:
+            return None
+        reading, writing = os.pipe()
+        between = os.fork()
+        if not between:
+            child = os.fork()
+            if child:
+                os.write(writing, str(child).encode())
+                os._exit(0)
+            os.close(reading)
+            os.close(writing)
+            connection.close()
+            return Program(json.loads(message), descriptors)
+        for descriptor in (*descriptors, writing):
+            os.close(descriptor)
+        os.waitpid(between, 0)  # from here on the child is the child of whom asked
+        connection.send(os.read(reading, 64))
+        os.close(reading)
+
+
+def become_a_program(connection: socket.socket) -> Program | None:
+    """Serve a connection, and return in each process that is forked for a program, with the server that it may need."""
+    while True:
+        program = receive(connection)
+        if program is None:
+            return None
+        program.take_place()
+        if not program.is_launcher:
+            return program
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        if os.fork():
+            theirs.close()
+            use(ours, program.request["environment"])
+            return program
+        ours.close()
+        nothing = os.open(os.devnull, os.O_RDWR)
+        for number in (0, 1, 2):
+            os.dup2(nothing, number)
+        os.close(nothing)
+        connection = theirs
+
+
+def warm_up() -> None:
+    import importlib
+
+    for name in HEAVY:
+        with suppress(ImportError):
+            importlib.import_module(name)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    tasks = os.listdir("/proc/self/task")
+    assert len(tasks) == 1, f"a fork would lose {len(tasks) - 1} threads"
+    gc.collect()
+    gc.freeze()
+
+
+if __name__ == "__main__":
+    warm_up()
+    program = become_a_program(socket.socket(fileno=int(sys.argv[1])))
+    if program:
+        program.run()
