@@ -15,6 +15,7 @@ import time
 import faulty_train
 import pytest
 import torch
+from jobs import ranks_of
 from training import ROOT, SMALL, assert_same, command, composed, environment, error_line, metrics, run
 
 import engine.checkpoint
@@ -296,7 +297,7 @@ def test_a_signal_to_one_rank_stops_all_at_one_step(docs, tmp_path):
     for line in job.stdout:
         if "step      10/" in line:
             break
-    ranks = [int(pid) for pid in subprocess.check_output(["pgrep", "-P", str(job.pid)], text=True).split()]
+    ranks = ranks_of(tmp_path / "x")
     assert len(ranks) == 2
     os.kill(ranks[1], signal.SIGTERM)
     out, err = job.communicate(timeout=120)

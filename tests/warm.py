@@ -229,6 +229,7 @@ class Program:
             import coverage
 
             coverage.process_startup()
+        sys.path[0] = str(Path(__file__).resolve().parents[1])  # where what comes next may be found
         if preexec := pickle.loads(b64decode(request["preexec"])):
             preexec()
         sys.argv, sys.orig_argv[:] = request["argv"], request["arguments"]

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 from types import FrameType
 from typing import IO
 
@@ -38,13 +39,6 @@ def start_process(command: list[str], environment: dict[str, str], log: IO[bytes
     It gets a session of its own, so that Ctrl-C reaches the sweep alone, which passes it on once. When the sweep is
     killed, the kernel sends the child SIGTERM (Linux): it saves and ends.
     """
-    parent = os.getpid()
-
-    def end_with_parent() -> None:
-        LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != parent:  # killed in between
-            os._exit(1)
-
     return subprocess.Popen(
         command,
         env=environment,
@@ -53,8 +47,14 @@ def start_process(command: list[str], environment: dict[str, str], log: IO[bytes
         stderr=log,
         pass_fds=(inherited_fd,),
         start_new_session=True,
-        preexec_fn=end_with_parent if LIBC else None,
+        preexec_fn=partial(end_with_parent, os.getpid()) if LIBC else None,
     )
+
+
+def end_with_parent(parent: int) -> None:
+    LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:  # killed in between
+        os._exit(1)
 
 
 def kill_tree(pid: int) -> None:
