@@ -20,7 +20,7 @@ print(json.dumps({
     "argv": sys.argv, "path": sys.path[0], "name": __name__, "file": __file__, "given": os.environ.get("GIVEN"),
     "input": sys.stdin.read(), "shown": open("/proc/self/cmdline").read().rstrip("\\0").split("\\0"),
     "environment": "GIVEN=è" in open("/proc/self/environ").read().split("\\0"), "warm": "torch" in sys.modules,
-    "open": sorted(map(int, os.listdir("/proc/self/fd")))[:3], "unbuffered": sys.stdout.write_through, "flags": sys.flags.optimize,
+    "open": sorted(map(int, os.listdir("/proc/self/fd")))[:3], "unbuffered": [sys.stdout.write_through, sys.stdout.line_buffering, sys.stderr.line_buffering, sys.stderr.errors, sys.stdin.encoding], "flags": sys.flags.optimize,
 }))
 """
 
@@ -58,7 +58,7 @@ def test_a_warm_start_is_the_program_that_was_asked_for(says, tmp_path):
     assert different == {"pid", "warm"}, {key: (warm_one[key], cold_one[key]) for key in different}
     process, own = says(start_new_session=True)
     assert own["warm"] and own["session"] == own["group"] == process.pid
-    assert says("-u")[1]["unbuffered"]
+    assert says("-u")[1]["unbuffered"][0]
 
 
 def test_what_is_read_before_the_first_import_makes_a_true_start(says):

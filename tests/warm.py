@@ -13,6 +13,7 @@ that has a preexec_fn which cannot be sent, is a true start. So is every one whe
 import ctypes
 import gc
 import inspect
+import io
 import json
 import os
 import pickle
@@ -220,11 +221,7 @@ class Program:
         request = self.request
         show(48, [os.fsencode(argument) for argument in request["arguments"]])
         show(50, [os.fsencode(f"{key}={value}") for key, value in request["environment"].items()])
-        sys.stdout.reconfigure(line_buffering=os.isatty(1))
-        if request["is_unbuffered"]:
-            text = sys.stdout
-            raw = open(1, "wb", buffering=0, closefd=False)  # noqa: SIM115
-            sys.stdout = sys.__stdout__ = type(text)(raw, text.encoding, text.errors, newline="\n", write_through=True)
+        open_streams(request["is_unbuffered"])
         if request["environment"].keys() & {"COVERAGE_PROCESS_START", "COVERAGE_PROCESS_CONFIG"}:
             import coverage
 
@@ -245,6 +242,24 @@ class Program:
             with open(script, "rb") as file:
                 code = compile(file.read(), script, "exec")
             exec(code, main.__dict__)
+
+
+def open_streams(is_unbuffered: bool) -> None:
+    """Open sys.stdin, stdout and stderr as Python does at its start; those of the server remember what they were."""
+    is_unbuffered = is_unbuffered or bool(os.environ.get("PYTHONUNBUFFERED"))
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        binary = open(number, "wb" if number else "rb", buffering=0 if is_unbuffered and number else -1, closefd=False)
+        text = io.TextIOWrapper(
+            binary,
+            getattr(sys, name).encoding,
+            getattr(sys, name).errors,
+            newline="\n" if number else None,
+            line_buffering=not is_unbuffered and (number == 2 or os.isatty(number)),
+            write_through=is_unbuffered and number > 0,
+        )
+        text.mode = "w" if number else "r"
+        setattr(sys, name, text)
+        setattr(sys, f"__{name}__", text)
 
 
 def place(descriptors: list[int], numbers: list[int]) -> None:
