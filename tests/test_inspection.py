@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from training import SMALL, error_line, run
+from training import error_line, run
 
 from cli.composition import ConfigError
 from engine.checkpoint import CheckpointError
@@ -194,24 +194,15 @@ def test_history_passes_over_what_is_no_evaluation_record(tmp_path):
     assert read_history(tmp_path / "none", 30) == History([], {}, [], [])
 
 
-@pytest.fixture(scope="module")
-def runs(docs, tmp_path_factory):
-    """One small trained run of each arm."""
-    folder = tmp_path_factory.mktemp("runs")
-    for name in ("gpt", "ngpt"):
-        run("train.py", *SMALL, f"model={name}", f"data.dir={docs}", f"out_dir={folder}", f"run_name={name}")
-    return folder
-
-
 @pytest.mark.slow
-def test_the_command_on_trained_runs(runs, tmp_path):
-    done = run("scripts/inspect_weights.py", f"run={runs}/gpt,{runs}/ngpt", f"out={tmp_path}/report", cwd=tmp_path)
+def test_the_command_on_trained_runs(trained, tmp_path):
+    done = run("scripts/inspect_weights.py", f"run={trained}/gpt,{trained}/ngpt", f"out={tmp_path}/report", cwd=tmp_path)
     assert "condition number of q" in done.stdout and done.stderr == ""
     report = json.loads((tmp_path / "report" / "inspection.json").read_text())
     gpt, ngpt = report["runs"]
     assert (gpt["label"], ngpt["label"]) == ("GPT", "nGPT") and gpt["step"] == ngpt["step"] == 12
 
-    weights = {name: load_file(runs / name / "checkpoints" / "step-00000012" / "model.safetensors") for name in ("gpt", "ngpt")}
+    weights = {name: load_file(trained / name / "checkpoints" / "step-00000012" / "model.safetensors") for name in ("gpt", "ngpt")}
     heads = weights["gpt"]["blocks.1.attn.v_proj.weight"].double().numpy().reshape(2, 16, 32)
     assert gpt["matrices"]["v"][1]["condition_per_head"] == pytest.approx([np.linalg.cond(head) for head in heads])
     down = weights["gpt"]["blocks.0.mlp.down_proj.weight"].double().numpy()
@@ -249,20 +240,20 @@ def test_the_command_on_trained_runs(runs, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_command_refuses_in_one_line(runs, tmp_path):
+def test_the_command_refuses_in_one_line(trained, tmp_path):
     broken = tmp_path / "broken"
-    shutil.copytree(runs / "ngpt", broken)
+    shutil.copytree(trained / "ngpt", broken)
     file = broken / "checkpoints" / "step-00000012" / "model.safetensors"
     content = bytearray(file.read_bytes())
     content[-5] ^= 1
     file.write_bytes(content)
     assert "sha256" in error_line(run("scripts/inspect_weights.py", f"run={broken}", f"out={tmp_path}/out", code=4))
     with pytest.raises(CheckpointError, match="no checkpoint of step 7"):
-        inspect_runs([str(runs / "gpt")], [7])
-    assert "no such run folder" in error_line(run("scripts/inspect_weights.py", f"run={runs}/gpt,{runs}/none", code=2))
+        inspect_runs([str(trained / "gpt")], [7])
+    assert "no such run folder" in error_line(run("scripts/inspect_weights.py", f"run={trained}/gpt,{trained}/none", code=2))
     assert not (tmp_path / "out").exists()
     (tmp_path / "file").touch()
-    words = error_line(run("scripts/inspect_weights.py", f"run={runs}/gpt", f"out={tmp_path}/file/report", code=2))
+    words = error_line(run("scripts/inspect_weights.py", f"run={trained}/gpt", f"out={tmp_path}/file/report", code=2))
     assert "cannot write" in words
 
 

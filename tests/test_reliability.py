@@ -69,9 +69,9 @@ def events(folder):
 
 
 @pytest.fixture(scope="module")
-def whole(docs, tmp_path_factory):
+def whole(trained):
     """The run that nothing disturbs."""
-    return here(docs, tmp_path_factory.mktemp("runs"), "whole", "model=ngpt")
+    return trained / "ngpt"
 
 
 def lines_of(folder):

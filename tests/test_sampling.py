@@ -13,7 +13,7 @@ import pytest
 import torch
 from test_ablations import VARIANTS, variant
 from test_models import perturbed
-from training import ROOT, SMALL, command, environment, error_line, run
+from training import ROOT, command, environment, error_line, run
 
 from cli.arguments import parse
 from cli.composition import ConfigError
@@ -209,15 +209,6 @@ def test_choosing_a_token():
 
 
 # ---- what is drawn from a run, and how it is shown
-
-
-@pytest.fixture(scope="module")
-def trained(docs, tmp_path_factory):
-    """The folders of a GPT and an nGPT of 12 steps, in a folder of their own."""
-    folder = tmp_path_factory.mktemp("runs")
-    for arm in ("gpt", "ngpt"):
-        run("train.py", *SMALL, f"data.dir={docs}", f"out_dir={folder}", f"run_name={arm}", f"model={arm}")
-    return folder
 
 
 @pytest.fixture(scope="module")

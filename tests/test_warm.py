@@ -20,7 +20,8 @@ print(json.dumps({
     "argv": sys.argv, "path": sys.path[0], "name": __name__, "file": __file__, "given": os.environ.get("GIVEN"),
     "input": sys.stdin.read(), "shown": open("/proc/self/cmdline").read().rstrip("\\0").split("\\0"),
     "environment": "GIVEN=è" in open("/proc/self/environ").read().split("\\0"), "warm": "torch" in sys.modules,
-    "open": sorted(map(int, os.listdir("/proc/self/fd")))[:3], "unbuffered": [sys.stdout.write_through, sys.stdout.line_buffering, sys.stderr.line_buffering, sys.stderr.errors, sys.stdin.encoding], "flags": sys.flags.optimize,
+    "open": sorted(map(int, os.listdir("/proc/self/fd")))[:3], "flags": sys.flags.optimize, "encoding": sys.stdin.encoding,
+    "unbuffered": [sys.stdout.write_through, sys.stdout.line_buffering, sys.stderr.line_buffering, sys.stderr.errors],
 }))
 """
 
