@@ -1,4 +1,7 @@
+import os
+import resource
 import signal
+import time
 
 import pytest
 import warm
@@ -8,10 +11,40 @@ from training import SMALL, run
 signal.signal(signal.SIGINT, signal.default_int_handler)
 warm.install()
 
+QUICK = 5.0  # seconds that a test without the mark `slow` may take
+# The machine may be slower, or busy: what counts is processor time, and of the clock only what no load explains.
+SLACK = {"processor": 1.6, "clock": 6.0}
+
 
 def pytest_configure(config):
     if hasattr(config, "workerinput"):  # one of several processes that share the suite: it needs its server in any case
         warm.begin()
+
+
+def pytest_collection_modifyitems(items):
+    """Put the files with the most slow tests first: what takes long is not left to one worker at the end."""
+    slow = {}
+    for item in items:
+        slow[item.path] = slow.get(item.path, 0) + (item.get_closest_marker("slow") is not None)
+    items.sort(key=lambda item: -slow[item.path])
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item):
+    """Where CI=true, fail a test that is slow and not marked so; what it shares with others (fixtures) does not count."""
+    before = processor_seconds(), time.monotonic()
+    outcome = yield
+    took = {"processor": processor_seconds() - before[0], "clock": time.monotonic() - before[1]}
+    if os.environ.get("CI") == "true" and not item.get_closest_marker("slow"):
+        for of, seconds in took.items():
+            assert seconds < QUICK * SLACK[of], f"{seconds:.1f} s by the {of}: mark it slow or make it quick"
+    return outcome
+
+
+def processor_seconds() -> float:
+    """Return what this process and its ended children have used."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in used)
 
 
 @pytest.fixture(scope="session")
