@@ -1,6 +1,8 @@
 import os
 import resource
+import shutil
 import signal
+import tempfile
 import time
 
 import pytest
@@ -11,14 +13,24 @@ from training import SMALL, run
 signal.signal(signal.SIGINT, signal.default_int_handler)
 warm.install()
 
+CACHE = pytest.StashKey[str]()
 QUICK = 5.0  # seconds that a test without the mark `slow` may take
 # The machine may be slower, or busy: what counts is processor time, and of the clock only what no load explains.
 SLACK = {"processor": 1.6, "clock": 6.0}
 
 
 def pytest_configure(config):
+    # What torch.compile makes is kept for the whole session, by all its workers; it starts no processes, which would import torch.
+    if "TORCHINDUCTOR_CACHE_DIR" not in os.environ:
+        config.stash[CACHE] = os.environ["TORCHINDUCTOR_CACHE_DIR"] = tempfile.mkdtemp(prefix="inductor-")
+    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
     if hasattr(config, "workerinput"):  # one of several processes that share the suite: it needs its server in any case
         warm.begin()
+
+
+def pytest_unconfigure(config):
+    if not hasattr(config, "workerinput") and config.stash.get(CACHE, None):
+        shutil.rmtree(config.stash[CACHE], ignore_errors=True)
 
 
 def pytest_collection_modifyitems(items):
