@@ -19,8 +19,8 @@ from lab.inspection.checkpoints import History, Inspection, choose_labels, inspe
 from lab.inspection.cli import PROGRAM, steps_of
 from lab.inspection.measure import MATRICES, InspectionError, measure_embedding, measure_matrix, measure_model
 from lab.inspection.plots import draw_conditions
-from lab.inspection.record import to_mapping
-from lab.inspection.write import write_inspection
+from lab.inspection.tables import list_numbers
+from lab.inspection.write import to_mapping, write_inspection
 
 SIZE = {"vocab_size": 40, "n_layer": 2, "n_head": 2, "n_embd": 16, "sequence_length": 8}
 
@@ -158,6 +158,35 @@ def test_arms_with_other_scales_and_depths_share_the_pictures(tmp_path):
     assert {"attention_layer1.png", "scales.png"} <= {path.name for path in pictures}
     assert "scale_history.png" not in {path.name for path in pictures}  # nothing was recorded
     assert "metrics.jsonl records no scale means" in page.read_text()
+
+
+class Relu2(torch.nn.Module):
+    """An MLP without a gate, as in docs/extending.md."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.up_proj = torch.nn.Linear(width, 6 * width, bias=False)
+        self.down_proj = torch.nn.Linear(6 * width, width, bias=False)
+
+
+def test_an_arm_without_some_of_the_matrices_is_measured_and_the_page_says_what_it_lacks(tmp_path):
+    odd, bare = build_model({"name": "gpt"} | SIZE), build_model({"name": "gpt"} | SIZE)
+    for block in odd.blocks:
+        block.mlp = Relu2(16)
+    for block in bare.blocks:  # nothing of the table at all
+        block.mlp = block.attn = torch.nn.Identity()
+    items = [
+        inspect_model(model, label)
+        for model, label in ((odd, "odd"), (build_model({"name": "ngpt"} | SIZE), "nGPT"), (bare, "bare"))
+    ]
+    assert set(items[0].measured.matrices) == set(MATRICES) - {"gate"} and not items[2].measured.matrices
+    assert items[0].measured.matrices["up"][0].norms.shape == (96,)
+    page, *_ = write_inspection(items, tmp_path)
+    assert "odd: gate: this model has no mlp.gate_proj.weight in any layer; it is left out" in page.read_text()
+    write_inspection(items[2:], tmp_path)
+    _, rows = list_numbers(items)
+    gate = next(row for row in rows if row[0] == "condition number of gate")
+    assert gate[1] == gate[3] == "-" and float(gate[2]) > 1
 
 
 def test_weights_that_are_not_finite_are_refused():

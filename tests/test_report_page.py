@@ -47,6 +47,7 @@ frame.onload = () => {{
              alt: n.getAttribute("alt") || "", caption: n.closest("figure")?.querySelector("figcaption")?.innerText || "",
              filter: inside.defaultView.getComputedStyle(n).filter}};
   }});
+  found.numbers_end = all("table.numbers td:nth-child(2)").map((n) => n.getBoundingClientRect().right);
   found.links = all("a[href]").map((n) => n.href);
   found.outside = all("[src], link[href]").map((n) => n.src || n.href).filter((address) => !address.startsWith("data:"));
   found.background = inside.defaultView.getComputedStyle(inside.body).backgroundColor;
@@ -149,6 +150,12 @@ def test_a_page_is_whole_in_a_browser(pages, tmp_path, name, pictures, links, wi
     assert (len(found["pictures"]), len(found["links"])) == (pictures, links)
     assert found["letters"] >= 12
     assert all(" against " in picture["alt"] or "token speedup" in picture["alt"] for picture in found["pictures"])
+
+
+@in_browser
+def test_on_a_phone_the_numbers_of_an_inspection_are_beside_their_names(pages, tmp_path):
+    found = measure(pages["inspection"], PHONE, tmp_path)
+    assert len(found["numbers_end"]) > 20 and max(found["numbers_end"]) < PHONE
 
 
 @in_browser

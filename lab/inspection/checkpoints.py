@@ -21,7 +21,7 @@ SIZE_KEYS = ("n_layer", "n_head", "n_embd", "vocab_size", "sequence_length")
 
 @dataclass(frozen=True)
 class History:
-    """Hold what the evaluation records of metrics.jsonl say about the scales, up to the checkpoint's step."""
+    """What the evaluation records of metrics.jsonl say about the scales, up to the checkpoint's step."""
 
     steps: list[int]
     means: dict[str, list[float | None]]  # by the scale's name, one a step: mean |value| over all layers
@@ -31,7 +31,7 @@ class History:
 
 @dataclass(frozen=True)
 class Inspection:
-    """Hold one checkpoint's measurement and where it comes from."""
+    """One checkpoint's measurement and where it comes from."""
 
     label: str
     run: str

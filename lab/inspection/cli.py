@@ -38,17 +38,16 @@ def main(settings: Settings) -> None:
     steps = steps_of(settings)
     # Imported late: torch and matplotlib take seconds, and a refusal should come at once.
     from lab.inspection.checkpoints import inspect_runs
-    from lab.inspection.write import list_numbers, write_inspection
+    from lab.inspection.tables import list_numbers
+    from lab.inspection.write import write_inspection
+    from lab.words import align
 
     inspections = inspect_runs(settings.runs, steps)
     try:
         written = write_inspection(inspections, settings.out)
     except OSError as error:
         raise ConfigError(f"cannot write {settings.out}: {error}") from None
-    header, rows = list_numbers(inspections)
-    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
-    for row in (header, *rows):
-        print("  ".join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]))
+    print(align(*list_numbers(inspections)))
     print("\nwrote " + ", ".join(map(str, written)))
 
 

@@ -1,6 +1,7 @@
 """Measure a trained model's weights: embeddings, condition numbers, learned scales (arXiv 2410.01131, section 3.2).
 
-Everything is found by the parameters' names (gpt/model.py), so that any arm can be measured; linear algebra in float64.
+Everything is found by the parameters' names (gpt/model.py), so that any arm can be measured: what it does not have is left out,
+and a note says so. Linear algebra in float64.
 """
 
 import math
@@ -34,7 +35,7 @@ class InspectionError(ValueError):
 
 @dataclass(frozen=True)
 class Embedding:
-    """Hold one embedding matrix (V, C): norms (V,) ascending, covariance eigenvalues (C,) descending, cosines ascending."""
+    """One embedding matrix (V, C): norms (V,) ascending, covariance eigenvalues (C,) descending, cosines ascending."""
 
     norms: np.ndarray
     eigenvalues: np.ndarray
@@ -51,7 +52,7 @@ class Embedding:
 
 @dataclass(frozen=True)
 class Matrix:
-    """Hold one matrix of one layer; heads are the rows of the lists (one row where heads are not told apart)."""
+    """One matrix of one layer; heads are the rows of the lists (one row where heads are not told apart)."""
 
     norms: np.ndarray  # of the vectors along n_embd, ascending
     singular_values: np.ndarray  # (heads, k), descending
@@ -62,7 +63,7 @@ class Matrix:
 
 @dataclass(frozen=True)
 class Scales:
-    """Hold one kind of learned scale: effective values, one array a layer."""
+    """One kind of learned scale: effective values, one array a layer."""
 
     layers: list[np.ndarray]
     init: float | None
@@ -76,30 +77,42 @@ class Scales:
 
 @dataclass(frozen=True)
 class Measurement:
+    """Everything that is measured of one model."""
+
     embeddings: dict[str, Embedding]  # input, output
-    matrices: dict[str, list[Matrix]]  # by the names of MATRICES, one a layer
+    matrices: dict[str, list[Matrix]]  # one a layer, by those names of MATRICES that every layer has
     scales: dict[str, Scales]  # by the names of SCALES, those that the model has
     notes: list[str]
 
 
 @torch.no_grad()
 def measure_model(model: nn.Module) -> Measurement:
-    """Measure a model's weights on the CPU; raise InspectionError where a weight is not finite."""
+    """Measure a model's weights on the CPU.
+
+    Raises:
+        InspectionError: a weight is not finite.
+    """
     parameters = dict(model.named_parameters())
     for name, parameter in parameters.items():
         if not torch.isfinite(parameter).all():
             raise InspectionError(f"{name} holds values that are not finite; there is nothing to measure")
-    embeddings = {
-        side: measure_embedding(parameters[f"{name}.weight"]) for side, name in (("input", "embedding"), ("output", "lm_head"))
-    }
-    matrices = {
-        name: [
-            measure_matrix(parameters[f"blocks.{layer}.{path}.weight"], dim, model.config.n_head if per_head else 1)
-            for layer in range(model.config.n_layer)
-        ]
-        for name, (path, dim, per_head) in MATRICES.items()
-    }
-    return Measurement(embeddings, matrices, find_scales(model), describe_singular(matrices))
+    output = parameters.get("lm_head.weight", parameters["embedding.weight"])  # an arm may share one table
+    embeddings = {"input": measure_embedding(parameters["embedding.weight"]), "output": measure_embedding(output)}
+    matrices: dict[str, list[Matrix]] = {}
+    notes = []
+    for name, (path, dim, per_head) in MATRICES.items():
+        weights = [parameters.get(f"blocks.{layer}.{path}.weight") for layer in range(model.config.n_layer)]
+        found = [weight for weight in weights if weight is not None and weight.dim() == 2]
+        if len(found) < len(weights):
+            notes.append(f"{name}: this model has no {path}.weight in {'any' if not found else 'every'} layer; it is left out")
+            continue
+        matrices[name] = [measure_matrix(weight, dim, heads_of(weight, model.config.n_head if per_head else 1)) for weight in found]
+    return Measurement(embeddings, matrices, find_scales(model), [*notes, *describe_singular(matrices)])
+
+
+def heads_of(weight: Tensor, n_head: int) -> int:
+    """Return the number of heads to cut a matrix into: one where it cannot be cut into n_head."""
+    return n_head if len(weight) % n_head == 0 else 1
 
 
 def measure_embedding(weight: Tensor) -> Embedding:

@@ -1,43 +1,20 @@
-"""Draw an inspection as PNG files: the paper's figures 4 to 6, 10 to 12 and 14, and how the scales moved."""
+"""Draw an inspection as PNG files: the paper's figures 4, 5 and 10 to 12; and what these share with scale_plots.py."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.lines import Line2D
+from matplotlib.ticker import LogFormatterMathtext, LogLocator, MaxNLocator, NullLocator
 
-from lab.figures import PALETTE, STYLE, Plot, plt, save_plot
-from lab.inspection.axes import (
-    WIDE,
-    add_run_legend,
-    label_layers,
-    layer_positions,
-    run_handles,
-    run_look,
-    run_marker,
-    tick_decades,
-)
+from lab.figures import MARKERS, PALETTE, Plot, plt, save_plot, tick_log_axis
 from lab.inspection.checkpoints import Inspection
 from lab.inspection.measure import MATRICES, PAIR_LIMIT, Matrix
-from lab.inspection.scale_plots import draw_histograms, draw_history, draw_scales
 
+WIDE = (13.0, 7.4)  # inches, for two rows of three panels
+LINE_WIDTHS = (3.0, 1.8, 1.5, 1.3, 1.1, 1.0)
 TITLES = {"q": "Q", "k": "K", "v": "V", "up": "MLP up ($u$)", "gate": "MLP gate ($\\nu$)", "down": "MLP down"}
 SHOWN_LAYERS = (3, 4)  # those of figures 11 and 12
-
-
-def draw_inspection(inspections: list[Inspection], out: Path) -> list[Plot]:
-    """Write every picture that the models have something for, and return them in the paper's order."""
-    plots = []
-    with plt.rc_context(STYLE | {"savefig.dpi": 110}):
-        for draw in (
-            draw_embeddings,
-            draw_conditions,
-            draw_scales,
-            draw_attention_spectra,
-            draw_histograms,
-            draw_history,
-        ):
-            plots += draw(inspections, out)
-    return plots
 
 
 def draw_embeddings(inspections: list[Inspection], out: Path) -> list[Plot]:
@@ -83,6 +60,9 @@ def draw_conditions(inspections: list[Inspection], out: Path) -> list[Plot]:
             medians[index, name] = np.array([np.median(layer.conditions) for layer in layers])
             if not all(layer.is_unit_norm for layer in layers):
                 medians[index, name, "normalized"] = np.array([np.median(layer.normalized_conditions) for layer in layers])
+    if not medians:
+        plt.close(figure)
+        return []
     finite = np.concatenate([values[np.isfinite(values)] for values in medians.values()])
     top = max(10.0, 2 * finite.max(initial=1.0))
     for key, values in medians.items():
@@ -97,6 +77,7 @@ def draw_conditions(inspections: list[Inspection], out: Path) -> list[Plot]:
         axes.set(title=TITLES[name] + heads, yscale="log", ylim=(1, top))
         tick_decades(axes)
         label_layers(axes, inspections)
+        axes.set_visible(bool(axes.lines))
     for axes in grid[:, 0]:
         axes.set_ylabel("condition number")
     handles = run_handles(inspections)
@@ -120,6 +101,9 @@ def draw_conditions(inspections: list[Inspection], out: Path) -> list[Plot]:
 
 def draw_attention_spectra(inspections: list[Inspection], out: Path) -> list[Plot]:
     """Draw figures 11 and 12: norms and singular values of Q and K in layers 3 and 4, or the last two of fewer."""
+    inspections = [item for item in inspections if {"q", "k"} <= item.measured.matrices.keys()]
+    if not inspections:
+        return []
     depth = min(item.size["n_layer"] for item in inspections)
     layers = SHOWN_LAYERS if depth >= max(SHOWN_LAYERS) else range(max(1, depth - 1), depth + 1)
     return [_draw_attention_spectrum(inspections, layer, out) for layer in layers]
@@ -165,3 +149,59 @@ def _draw_heads(axes, matrix: Matrix, index: int) -> None:
     label = f"{np.median(matrix.conditions):.4g}"
     axes.plot(ranks, np.median(values, axis=0), **run_look(index), label=label)
     axes.fill_between(ranks, values.min(0), values.max(0), color=PALETTE[index], alpha=0.15, linewidth=0)
+
+
+def run_look(index: int) -> dict[str, Any]:
+    """Return a line's colour and width; later runs are thinner, so that equal lines are all seen."""
+    return {"color": PALETTE[index], "linewidth": LINE_WIDTHS[index]}
+
+
+def run_marker(index: int, count: int) -> dict[str, Any]:
+    """Return markers for a line of count points, at no more than about a dozen of them."""
+    return {"marker": MARKERS[index], "markersize": 4 + LINE_WIDTHS[index], "markevery": max(1, count // 12)}
+
+
+def run_handles(inspections: list[Inspection], with_scales: bool = False) -> list[Line2D]:
+    return [
+        Line2D([], [], **run_look(index), marker=MARKERS[index], label=literal_label(item.label))
+        for index, item in enumerate(inspections)
+        if item.measured.scales or not with_scales
+    ]
+
+
+def literal_label(label: str) -> str:
+    """Return a label as literal text, its end kept where it is long: matplotlib reads $...$ as mathematics."""
+    return (label if len(label) <= 48 else "..." + label[-45:]).replace("$", r"\$")
+
+
+def layer_positions(inspections: list[Inspection], count: int) -> np.ndarray:
+    """Return layers from 1, or from 0 to 1 where models of different depth share the picture."""
+    if len({item.size["n_layer"] for item in inspections}) == 1:
+        return np.arange(1, count + 1)
+    return np.linspace(0, 1, count)
+
+
+def label_layers(axes, inspections: list[Inspection]) -> None:
+    if len({item.size["n_layer"] for item in inspections}) == 1:
+        axes.set_xlabel("layer")
+        axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+    else:
+        axes.set_xlabel("normalized layer index")
+
+
+def tick_decades(axes) -> None:
+    """Label a log axis by decades where it spans several, else finely."""
+    low, high = axes.get_ylim()
+    if high / low < 1000:
+        tick_log_axis(axes.yaxis, lambda value: f"{value:g}")
+    else:
+        axes.yaxis.set_major_locator(LogLocator(base=10, numticks=10))
+        axes.yaxis.set_major_formatter(LogFormatterMathtext())
+        axes.yaxis.set_minor_locator(NullLocator())
+
+
+def add_run_legend(figure, handles: list[Line2D]) -> None:
+    """Put the legend above the panels, where it can hide no data."""
+    longest = max(len(handle.get_label()) for handle in handles)
+    columns = 4 if longest <= 26 else 3 if longest <= 36 else 2
+    figure.legend(handles=handles, loc="outside upper center", ncols=columns, fontsize=11)

@@ -6,7 +6,8 @@ import numpy as np
 from matplotlib.ticker import MaxNLocator
 
 from lab.figures import PALETTE, Plot, plt, save_plot
-from lab.inspection.axes import (
+from lab.inspection.checkpoints import Inspection
+from lab.inspection.plots import (
     WIDE,
     add_run_legend,
     label_layers,
@@ -15,7 +16,6 @@ from lab.inspection.axes import (
     run_look,
     run_marker,
 )
-from lab.inspection.checkpoints import Inspection
 
 SYMBOLS = {
     "attn_alpha": "$|\\alpha_A|$",
