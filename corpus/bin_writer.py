@@ -1,4 +1,4 @@
-"""Write one split's tokens under a .partial name so that a killed run can go on where it was."""
+"""Write one split's tokens so that a killed run can go on where it was."""
 
 import hashlib
 import os
@@ -34,17 +34,17 @@ class FileDigests:
 
 
 class BinWriter:
-    """Append encoded chunks to NAME.partial; rename it to NAME when the split is complete."""
+    """Append encoded chunks to a file in the scratch folder."""
 
     def __init__(self, path: Path, itemsize: int, progress: Progress) -> None:
         """Open the file and cut it to the recorded progress, from the beginning if it is shorter than that."""
-        self.path, self.partial, self.itemsize = path, path.with_name(path.name + ".partial"), itemsize
+        self.path, self.itemsize = path, itemsize
         self.digests = FileDigests()
         recorded = progress.tokens * itemsize
-        if not self.partial.is_file() or self.partial.stat().st_size < recorded:
+        if not self.path.is_file() or self.path.stat().st_size < recorded:
             progress, recorded = Progress(), 0
         self.progress = progress
-        self.file = open(self.partial, "r+b" if recorded else "w+b", buffering=0)
+        self.file = open(self.path, "r+b" if recorded else "w+b", buffering=0)
         self.file.truncate(recorded)
         while block := self.file.read(1 << 22):
             self.digests.update(block)
@@ -68,7 +68,7 @@ class BinWriter:
         return self.progress
 
     def finish(self) -> SplitInfo:
-        """Close the complete .partial file and describe it."""
+        """Close the complete file and describe it."""
         self.flush()
         self.file.close()
         done = self.progress

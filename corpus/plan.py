@@ -5,7 +5,7 @@ import importlib.metadata
 import json
 import platform
 from dataclasses import asdict, dataclass, field
-from typing import Any, Optional
+from typing import Any, Optional, Self
 
 from corpus.manifest import FILE_NAME, FORMAT, SplitInfo
 from corpus.sources import TOKENIZERS, DataConfig, SettingError, check_data_config, describe_source
@@ -30,10 +30,12 @@ class PrepareConfig:
     num_proc: Optional[int] = None
     limit_documents: Optional[int] = None
     overwrite: bool = False
+    adopt: bool = False  # write the manifest beside bins that another program wrote
 
 
 def check_settings(config: PrepareConfig) -> None:
-    check_data_config(config.data)
+    if not config.adopt:  # which needs no source
+        check_data_config(config.data)
     check_tokenizer_settings(config.tokenizer)
     for key in ("num_proc", "limit_documents"):
         value = getattr(config, key)
@@ -58,44 +60,71 @@ def check_tokenizer_settings(config: TokenizerConfig) -> None:
         )
 
 
+@dataclass(frozen=True)
 class Plan:
     """What a run will produce, known before any text is read: recorded in the manifest, compared by fingerprint."""
 
-    def __init__(self, config: PrepareConfig, encoding: Tokenizer) -> None:
+    name: str
+    encoding: Tokenizer
+    source: dict[str, Any]
+    split: dict[str, Any]
+    fingerprint: str
+
+    @classmethod
+    def make(cls, config: PrepareConfig, encoding: Tokenizer) -> Self:
+        """Look at the source's files, not into them.
+
+        Raises:
+            DataError: there are no such files.
+        """
         data = config.data
-        self.encoding, self.tokenizer_json = encoding, tokenizer_json(encoding)
-        self.token_bytes = byte_lengths(encoding).tobytes()
-        self.name = data.name
-        self.dtype = "uint16" if encoding.n_vocab <= 65536 else "uint32"
-        self.tokenizer = {
-            "name": encoding.name,
-            "digest": hashlib.sha256(self.tokenizer_json).hexdigest(),
-            "vocab_size": encoding.n_vocab,
-            "eot_id": encoding.eot_token,
-        }
-        self.source = describe_source(data, config.limit_documents)
-        self.split: dict[str, Any] = {
+        source = describe_source(data, config.limit_documents)
+        split = {
             "method": "datasets.train_test_split",
             "test_size": data.val_fraction,
             "seed": data.split_seed,
             "shuffle": True,
         }
-        settings = {"source": self.source, "split": self.split, "tokenizer": self.tokenizer, "dtype": self.dtype}
-        self.fingerprint = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
-        self.source["fingerprint"] = self.fingerprint
+        settings = {"source": source, "split": split, "tokenizer": describe_tokenizer(encoding), "dtype": dtype_of(encoding)}
+        fingerprint = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+        return cls(data.name, encoding, source | {"fingerprint": fingerprint}, split, fingerprint)
 
     def manifest(self, splits: dict[str, SplitInfo], repaired: int, altered: int) -> dict[str, Any]:
-        versions = {name: installed_version(name) for name in ("tiktoken", "tokenizers", "datasets", "numpy")}
-        return {
-            "format": FORMAT,
-            "name": self.name,
-            "tokenizer": {**self.tokenizer, "token_bytes_sha256": hashlib.sha256(self.token_bytes).hexdigest()},
-            "dtype": self.dtype,
-            "splits": {name: asdict(info) for name, info in splits.items()},
-            "source": {**self.source, "invalid_utf8_documents": repaired, "altered_documents": altered},
-            "split": self.split,
-            "versions": {"python": platform.python_version(), **versions},
-        }
+        """Return the manifest of the finished splits, as JSON."""
+        source = {**self.source, "invalid_utf8_documents": repaired, "altered_documents": altered}
+        return manifest_of(self.name, self.encoding, splits, source, self.split)
+
+
+def dtype_of(encoding: Tokenizer) -> str:
+    """Return the type of the ids in a bin, one of DTYPES."""
+    return "uint16" if encoding.n_vocab <= 65536 else "uint32"
+
+
+def describe_tokenizer(encoding: Tokenizer) -> dict[str, Any]:
+    return {
+        "name": encoding.name,
+        "digest": hashlib.sha256(tokenizer_json(encoding)).hexdigest(),
+        "vocab_size": encoding.n_vocab,
+        "eot_id": encoding.eot_token,
+    }
+
+
+def manifest_of(
+    name: str, encoding: Tokenizer, splits: dict[str, SplitInfo], source: dict[str, Any], split: dict[str, Any]
+) -> dict[str, Any]:
+    """Return a manifest as JSON."""
+    versions = {name: installed_version(name) for name in ("tiktoken", "tokenizers", "datasets", "numpy")}
+    token_bytes = hashlib.sha256(byte_lengths(encoding).tobytes()).hexdigest()
+    return {
+        "format": FORMAT,
+        "name": name,
+        "tokenizer": {**describe_tokenizer(encoding), "token_bytes_sha256": token_bytes},
+        "dtype": dtype_of(encoding),
+        "splits": {name: asdict(info) for name, info in splits.items()},
+        "source": source,
+        "split": split,
+        "versions": {"python": platform.python_version(), **versions},
+    }
 
 
 def installed_version(package: str) -> str:

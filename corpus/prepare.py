@@ -10,22 +10,34 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
+from corpus.adopt import adopt
 from corpus.bin_writer import BinWriter
 from corpus.documents import Documents, split_order
-from corpus.manifest import MANIFEST_NAME, SPLITS, TOKEN_BYTES_NAME, TOKENIZER_NAME, DataError, SplitInfo
+from corpus.manifest import DTYPES, MANIFEST_NAME, SPLITS, TOKEN_BYTES_NAME, TOKENIZER_NAME, DataError, SplitInfo
 from corpus.parallel import Encoded, encoder, plan_chunks
-from corpus.plan import Plan, PrepareConfig, check_settings
+from corpus.plan import Plan, PrepareConfig, check_settings, describe_tokenizer, dtype_of
 from corpus.progress import ProgressReport, read_progress, record_progress
+from corpus.publication import (
+    ADOPTED,
+    LOCK_NAME,
+    SCRATCH_NAME,
+    foreign,
+    forget_publication,
+    is_complete,
+    is_own_manifest,
+    publish,
+    refuse_foreign_files,
+    refuse_foreign_scratch,
+)
 from corpus.sources import check_vocab_size, open_documents
 from corpus.token_file import read_manifest, verify_token_files
-from corpus.tokenizer import make_tokenizer
-from runfolder.files import sync_path, write_json_atomically
+from corpus.tokenizer import byte_lengths, make_tokenizer, tokenizer_json
+from runfolder.files import write_atomically, write_json_atomically
 from runfolder.lock import take
 
-PROGRESS_NAME = "progress.json.partial"
-SCRATCH_NAME = "documents.partial"
+PROGRESS_NAME = "progress.json"
+UNPACKED_NAME = "documents"
 SECONDS_BETWEEN_RECORDS = 2.0  # a killed run repeats at most this much work
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -46,13 +58,13 @@ def prepare(config: PrepareConfig) -> None:
     try:
         encoding = make_tokenizer(config.tokenizer.name, config.tokenizer.files, config.tokenizer.eos_token)
         check_vocab_size(config.data.vocab_size, encoding.name, encoding.n_vocab)
-        plan = Plan(config, encoding)
-        directory.mkdir(parents=True, exist_ok=True)
-        with exclusive(directory):
-            if is_prepared(directory, plan, config.overwrite):
-                print(f"already prepared: {directory}")
-            else:
-                build(directory, config, plan)
+        if config.adopt:
+            adopt(directory, config.data, encoding)
+            return
+        plan = Plan.make(config, encoding)
+        if not is_prepared(directory, plan, config.overwrite):  # asked before anything is written: the folder may be read-only
+            with lock_folder(directory) as scratch:
+                build(directory, scratch, config, plan)
     except KeyboardInterrupt:
         raise Interrupted("interrupted; the same command continues from here") from None
     except OSError as error:
@@ -64,28 +76,45 @@ def prepare(config: PrepareConfig) -> None:
 
 
 @contextmanager
-def exclusive(directory: Path) -> Iterator[None]:
-    """Hold the folder against a second run; the lock ends with the process however it ends."""
-    path = directory / "prepare.lock.partial"
-    with open(path, "a+b") as file:
+def lock_folder(directory: Path) -> Iterator[Path]:
+    """Hold a data folder against a second preparation and provide its scratch folder.
+
+    The lock ends with the process however it ends. The scratch folder stays if the next run can continue from it.
+
+    Raises:
+        DataError: another preparation is at work, or the scratch folder's name is taken.
+    """
+    scratch = directory / SCRATCH_NAME
+    refuse_foreign_scratch(scratch)
+    scratch.mkdir(parents=True, exist_ok=True)
+    with open(scratch / LOCK_NAME, "a+b") as file:
         if not take(file, fcntl.flock):
             raise DataError(f"{directory}: another prepare_owt.py is at work here; wait for it, or pass another data.dir")
         try:
-            yield
+            yield scratch
         finally:
-            path.unlink(missing_ok=True)
+            if not any((scratch / name).exists() for name in (PROGRESS_NAME, MANIFEST_NAME, UNPACKED_NAME)):
+                shutil.rmtree(scratch, ignore_errors=True)
 
 
 def is_prepared(directory: Path, plan: Plan, overwrite: bool) -> bool:
-    """Say whether the folder already holds what the plan would produce; raise DataError if it holds something else."""
+    """Say, also to the user, whether the folder already holds what the plan would produce.
+
+    Raises:
+        DataError: it holds something else.
+    """
     if overwrite or not (directory / MANIFEST_NAME).exists():
         return False
+    if not is_own_manifest(directory / MANIFEST_NAME):
+        raise foreign(directory / MANIFEST_NAME)
     manifest = read_manifest(directory)
+    if manifest.source["kind"] == ADOPTED:
+        raise DataError(f"{directory}: holds bins that were adopted; train.py reads them, data.dir=DIR prepares elsewhere")
     if manifest.source.get("fingerprint") != plan.fingerprint:
         pairs = (
             ("source", plan.source, manifest.source),
             ("split", plan.split, manifest.split),
-            ("tokenizer", plan.tokenizer, asdict(manifest.tokenizer)),
+            ("tokenizer", describe_tokenizer(plan.encoding), asdict(manifest.tokenizer)),
         )
         differing = [
             f"{part}.{key}"
@@ -98,38 +127,46 @@ def is_prepared(directory: Path, plan: Plan, overwrite: bool) -> bool:
             "overwrite=true replaces them, data.dir=DIR keeps both"
         )
     verify_token_files(directory, manifest)
+    print(f"already prepared: {directory}")
     return True
 
 
-def build(directory: Path, config: PrepareConfig, plan: Plan) -> None:
-    """Tokenize every split, then put all files in place with the manifest last."""
+def build(directory: Path, scratch: Path, config: PrepareConfig, plan: Plan) -> None:
+    """Tokenize every split in scratch, then put all files in place with the manifest last."""
+    if is_complete(directory, scratch, plan.fingerprint):
+        publish(directory, scratch)
+        print(f"prepared {directory}: a run that was killed had only its files left to move")
+        return
+    refuse_foreign_files(directory, scratch)
+    forget_publication(directory, scratch)
     started = time.monotonic()
     num_proc = config.num_proc or len(os.sched_getaffinity(0))
-    scratch = directory / SCRATCH_NAME
-    progress = read_progress(directory / PROGRESS_NAME, plan.fingerprint)
+    unpacked = scratch / UNPACKED_NAME
+    progress = read_progress(scratch / PROGRESS_NAME, plan.fingerprint)
     print(
         f"reading documents: {config.data.source} {config.data.repo or config.data.files or ''}".rstrip(),
         file=sys.stderr,
         flush=True,
     )
     try:
-        documents = open_documents(config.data, scratch, config.limit_documents, num_proc, plan.fingerprint)
+        documents = open_documents(config.data, unpacked, config.limit_documents, num_proc, plan.fingerprint)
     except BaseException:
-        shutil.rmtree(scratch, ignore_errors=True)  # half a copy of the text is of no use to the next run
+        shutil.rmtree(unpacked, ignore_errors=True)  # half a copy of the text is of no use to the next run
         raise
     orders = split_order(len(documents), plan.split["test_size"], plan.split["seed"])
     tokenizer_path = scratch / TOKENIZER_NAME
-    tokenizer_path.write_bytes(plan.tokenizer_json)
-    writers = {name: BinWriter(directory / f"{name}.bin", 2 if plan.dtype == "uint16" else 4, progress[name]) for name in SPLITS}
+    write_atomically(tokenizer_path, tokenizer_json(plan.encoding))
+    dtype = dtype_of(plan.encoding)
+    writers = {name: BinWriter(scratch / f"{name}.bin", DTYPES[dtype].itemsize, progress[name]) for name in SPLITS}
     require_space(directory, documents, writers, plan)
     chunks = {name: plan_chunks(documents.records["length"][orders[name]], writers[name].progress.documents) for name in SPLITS}
     workers = max(1, min(num_proc, sum(map(len, chunks.values()))))
-    index_path = scratch / "order.records"
+    index_path = unpacked / "order.records"
 
     def record() -> None:
-        record_progress(directory / PROGRESS_NAME, plan.fingerprint, {name: writer.flush() for name, writer in writers.items()})
+        record_progress(scratch / PROGRESS_NAME, plan.fingerprint, {name: writer.flush() for name, writer in writers.items()})
 
-    with encoder(tokenizer_path, documents.paths, plan.dtype, workers) as encode:
+    with encoder(tokenizer_path, documents.paths, dtype, workers) as encode:
         for name in SPLITS:
             documents.records[orders[name]].tofile(index_path)
             write_split(
@@ -141,7 +178,9 @@ def build(directory: Path, config: PrepareConfig, plan: Plan) -> None:
     repaired = documents.repaired + sum(writer.progress.repaired for writer in writers.values())
     altered = sum(writer.progress.altered for writer in writers.values())
     splits = {name: writer.finish() for name, writer in writers.items()}
-    publish(directory, plan, splits, plan.manifest(splits, repaired, altered))
+    write_atomically(scratch / TOKEN_BYTES_NAME, byte_lengths(plan.encoding).tobytes())
+    write_json_atomically(scratch / MANIFEST_NAME, plan.manifest(splits, repaired, altered))
+    publish(directory, scratch)
     summarize(directory, config, splits, repaired, time.monotonic() - started)
     if altered:
         print(
@@ -178,21 +217,6 @@ def write_split(writer: BinWriter, chunks: Iterator[Encoded], report: ProgressRe
     finally:
         report.close()
     record()
-
-
-def publish(directory: Path, plan: Plan, splits: dict[str, SplitInfo], manifest: dict[str, Any]) -> None:
-    """Give every file its final name, the manifest last: where it is, everything is."""
-    (directory / MANIFEST_NAME).unlink(missing_ok=True)  # overwrite=true: no old manifest over new bins
-    for name, content in ((TOKENIZER_NAME, plan.tokenizer_json), (TOKEN_BYTES_NAME, plan.token_bytes)):
-        partial = directory / f"{name}.partial"
-        partial.write_bytes(content)
-        os.replace(partial, directory / name)
-    for info in splits.values():
-        os.replace(directory / f"{info.file}.partial", directory / info.file)
-    sync_path(directory)
-    write_json_atomically(directory / MANIFEST_NAME, manifest)
-    (directory / PROGRESS_NAME).unlink(missing_ok=True)
-    shutil.rmtree(directory / SCRATCH_NAME, ignore_errors=True)
 
 
 def summarize(directory: Path, config: PrepareConfig, splits: dict[str, SplitInfo], repaired: int, seconds: float) -> None:

@@ -24,7 +24,7 @@ from corpus_support import (
     write_shards,
 )
 
-from corpus import parallel
+from corpus import parallel, publication
 from corpus import prepare as module
 from corpus.documents import split_order
 from corpus.prepare import prepare
@@ -159,9 +159,11 @@ corpus.bin_writer.BinWriter.append = append
     )
     killed = run_command(*overrides(tmp_path, shards), "num_proc=2", before=fault)
     assert killed.returncode == -signal.SIGKILL
-    assert not set(FINAL) & set(names(tmp_path)) - {"tokenizer.json"} and "train.bin.partial" in names(tmp_path)
+    assert names(tmp_path) == ["prepare.partial"] and "train.bin" in names(tmp_path / "prepare.partial")
     wait_until_gone(map(int, killed.stdout.split()))
-    recorded = json.loads((tmp_path / "progress.json.partial").read_bytes())["splits"]["train"]["documents"] if chunks else 0
+    recorded = (
+        json.loads((tmp_path / "prepare.partial" / "progress.json").read_bytes())["splits"]["train"]["documents"] if chunks else 0
+    )
     assert (recorded > 0) == (chunks > 0)
     # The second run reports how many chunks it still had to write: fewer than there were.
     counting = (
@@ -224,19 +226,29 @@ corpus.bin_writer.BinWriter.append = append
 def test_partial_file_shorter_than_its_record_starts_over(tmp_path, shards, expected):
     fault = FINE + "import corpus.prepare as p\ndef publish(*a): os.kill(os.getpid(), signal.SIGKILL)\np.publish = publish"
     assert run_command(*overrides(tmp_path, shards), before=fault).returncode == -signal.SIGKILL
-    with open(tmp_path / "train.bin.partial", "r+b") as file:
+    with open(tmp_path / "prepare.partial" / "train.bin", "r+b") as file:
         file.truncate(100)
     prepare(local_config(tmp_path, shards))
     assert read_bins(tmp_path) == expected
 
 
-def test_killed_between_the_renames(tmp_path, shards, expected):
-    fault = FINE + "import corpus.prepare as p\np.sync_path = lambda path: os.kill(os.getpid(), signal.SIGKILL)"
-    assert run_command(*overrides(tmp_path, shards), before=fault).returncode == -signal.SIGKILL
+def test_killed_between_the_renames(tmp_path, shards, expected, monkeypatch):
+    monkeypatch.setattr(publication, "sync_path", fail_with(OSError(5, "Input/output error")))
+    with pytest.raises(DataError, match="Input/output error"):
+        prepare(local_config(tmp_path, shards, num_proc=1))
+    monkeypatch.undo()
     with pytest.raises(DataError, match="manifest.json: missing"):
         read_manifest(tmp_path)
+    monkeypatch.setattr(module, "open_documents", fail_with(AssertionError("nothing is read again")))
     prepare(local_config(tmp_path, shards))
     assert read_bins(tmp_path) == expected and names(tmp_path) == FINAL
+
+
+def fail_with(error):
+    def fail(*_, **__):
+        raise error
+
+    return fail
 
 
 def test_ctrl_c_says_one_line_and_leaves_a_folder_to_continue(tmp_path, shards, expected):
@@ -262,7 +274,7 @@ def test_ctrl_c_says_one_line_and_leaves_a_folder_to_continue(tmp_path, shards, 
     _, errors = process.communicate(timeout=20)
     complaint = [line for line in errors.splitlines() if not line.startswith("reading documents")]
     assert process.returncode == 130 and complaint == ["error: interrupted; the same command continues from here"]
-    assert json.loads((tmp_path / "progress.json.partial").read_bytes())["splits"]["train"]["documents"] > 0
+    assert json.loads((tmp_path / "prepare.partial" / "progress.json").read_bytes())["splits"]["train"]["documents"] > 0
     prepare(local_config(tmp_path, shards))
     assert read_bins(tmp_path) == expected
 
@@ -313,7 +325,7 @@ def test_disk_that_cannot_hold_the_bins_is_refused_at_the_start(tmp_path, shards
 
 
 def test_two_runs_at_once_are_refused(tmp_path, shards):
-    with module.exclusive(tmp_path), pytest.raises(DataError, match="another prepare_owt.py is at work"):
+    with module.lock_folder(tmp_path), pytest.raises(DataError, match="another prepare_owt.py is at work"):
         prepare(local_config(tmp_path, shards))
     prepare(local_config(tmp_path, shards))
 
