@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -269,6 +270,23 @@ def test_each_outcome_is_told_apart_and_failures_are_tried_twice(tmp_path, capsy
         journal.write('{"event": "finished"}\n{"event": "end", "outcome": "failed", "poi')
     assert names(stub_sweep(tmp_path, behaviours).run().failed) == names(result.failed)
     assert list(attempts(tmp_path).values()) == [1, 4, 2, 1, 2, 5]
+
+
+def test_it_says_how_far_it_is(tmp_path, capsys):
+    stub_sweep(tmp_path, ["runs"] * 3, jobs=1).run()
+    first, second, third = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(r"0-runs: done after \d+ s; 1 of 3 runs have ended, about \d+ s left", first)
+    assert "2 of 3 runs have ended, about" in second
+    assert third.endswith("3 of 3 runs have ended")
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(10, "about 20 s left"), (100, "about 3 min left")])
+def test_the_rest_takes_as_long_as_its_steps_at_the_pace_so_far(tmp_path, monkeypatch, seconds, text):
+    sweep = stub_sweep(tmp_path, ["runs"] * 4)
+    sweep.total, sweep.steps_before, sweep.began = 12, 3, 0.0
+    monkeypatch.setattr(sweep, "steps", lambda: 6)
+    monkeypatch.setattr(time, "monotonic", lambda: float(seconds))
+    assert sweep.time_left() == f", {text}"
 
 
 def test_points_share_the_machine(tmp_path):

@@ -99,6 +99,7 @@ class LocalSweep:
             tqdm(total=total, initial=self.steps(), unit="step", disable=None, dynamic_ncols=True) as bar,
         ):
             self.bar, heard = bar, 0
+            self.total, self.began, self.steps_before = total, time.monotonic(), self.steps()
             while self.running or self.waiting and not signals.count:
                 while self.waiting and self.places and not signals.count:
                     self.start(self.waiting.popleft())
@@ -160,7 +161,16 @@ class LocalSweep:
         else:  # preempted or stopped
             self.waiting.append(point)
         if outcome == "failed" or self.bar.disable:
-            self.say(f"{len(self.states)}/{len(self.points)} {point.name}: {outcome} after {seconds:.0f} s{message}")
+            counts = f"{len(self.states)} of {len(self.points)} runs have ended"
+            self.say(f"{point.name}: {outcome} after {seconds:.0f} s{message}; {counts}{self.time_left()}")
+
+    def time_left(self) -> str:
+        """Say about how long the rest takes at the pace of this start, in optimizer steps; empty where nothing is left."""
+        seconds, steps = time.monotonic() - self.began, self.steps()
+        if steps >= self.total or steps <= self.steps_before:
+            return ""
+        left = seconds / (steps - self.steps_before) * (self.total - steps)
+        return f", about {left:.0f} s left" if left < 90 else f", about {left / 60:.0f} min left"
 
     def steps(self) -> int:
         """Return the optimizer steps done so far, over all points."""
