@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -23,8 +24,9 @@ from engine.loss import IGNORED, NextTokenLoss
 from lab.evaluation import downstream, long_text
 from lab.evaluation.cli import EVALUATE
 from lab.evaluation.downstream import averages, load_tasks, read_task_file, render, run_tasks
-from lab.evaluation.extrapolation import extrapolate
+from lab.evaluation.extrapolation import extrapolate, over_seeds, seed_groups
 from lab.evaluation.extrapolation import render as render_extrapolation
+from lab.evaluation.extrapolation_plot import draw_extrapolation
 from lab.evaluation.harness import TrainedModel, cut_windows
 from lab.evaluation.long_text import choose_from_bins, choose_spans, deal_spans, read_long_text
 from lab.evaluation.scoring import score_tokens
@@ -275,6 +277,42 @@ def test_extrapolation_is_what_direct_computation_gives_on_the_same_tokens(arm, 
         assert row["last"]["nats_per_token"] == pytest.approx(-sum(ends) / (3 * 32), rel=1e-6)
         assert row["last"]["standard_error"] == pytest.approx(np.std(np.array(ends) / 32, ddof=1) / 3**0.5, rel=1e-5)
     assert measured["lengths"][-1]["nats_by_position"][-1] == pytest.approx(row["last"]["nats_per_token"], rel=1e-9)
+
+
+def test_runs_that_differ_in_their_seed_alone_are_averaged(runs, tmp_path):
+    gpt, ngpt = runs["gpt"], runs["ngpt"]
+    second = replace(gpt, folder=Path("runs/gpt-2"), config=replace(gpt.config, seed=2, run_name="gpt-2"))
+    hotter = replace(gpt, folder=Path("runs/gpt-3"), config=replace(gpt.config, seed=3, learning_rate=1.0))
+    assert seed_groups([gpt, ngpt, second, hotter]) == [[0, 2], [1], [3]]
+    text = read_long_text(gpt, None, "val", "text", 2 * 32, 3 * 64)
+    result = extrapolate([gpt, ngpt, second], ONE_RANK, text, [1, 2])
+    assert [group["runs"] for group in result["seeds"]] == [[gpt.name, "gpt-2"]]
+    shown = render_extrapolation(result)
+    assert f"mean of 2 seeds (step {gpt.step:,}; standard errors over seeds)" in shown and f"\n{ngpt.name} (" in shown
+    draw_extrapolation(result, tmp_path / "x.png")
+    assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_mean_over_seeds():
+    rows = [
+        {
+            "run": f"gpt-seed{seed}",
+            "step": 9,
+            "lengths": [{"multiple": 2, "length": 64, **dict.fromkeys(("all", "last"), {"nats_per_token": x})}],
+        }
+        for seed, x in ((1, 1.0), (2, 2.0), (3, 6.0))
+    ]
+    group = over_seeds(rows)
+    assert (group["name"], group["step"], group["runs"]) == ("gpt-seed*", 9, ["gpt-seed1", "gpt-seed2", "gpt-seed3"])
+    (row,) = group["lengths"]
+    assert (row["multiple"], row["length"]) == (2, 64)
+    assert row["all"] == {
+        "nats_per_token": 3.0,
+        "standard_error": pytest.approx((7 / 3) ** 0.5),  # the variance of 1, 2, 6 is 7
+        "perplexity": pytest.approx(np.exp(3)),
+        "lowest_nats": 1.0,
+        "highest_nats": 6.0,
+    }
 
 
 def test_lengths_that_do_not_share_their_text_are_refused():

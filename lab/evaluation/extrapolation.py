@@ -9,6 +9,7 @@ the lengths differ in the context that a token is given, not in the text. Two fi
 """
 
 import math
+import os
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from cli.composition import ConfigError
+from engine.config import difference
 from engine.distributed import Ranks
 from lab.evaluation.long_text import LongText
 from lab.evaluation.scoring import score_tokens
@@ -38,16 +40,53 @@ def check_alike(runs: list[MeasuredRun]) -> None:
 
 def extrapolate(runs: list[MeasuredRun], ranks: Ranks, text: LongText, multiples: list[int]) -> dict[str, Any]:
     """Measure every run on the same text; the result explains itself and is what extrapolation.json holds."""
+    measured = [{**run.describe(), "lengths": measure_extrapolation(run, ranks, text, multiples)} for run in runs]
     return {
         "training_context": runs[0].sequence_length,
         "multiples": multiples,
         "text": text.describe(),
-        "runs": [{**run.describe(), "lengths": measure_extrapolation(run, ranks, text, multiples)} for run in runs],
+        "runs": measured,
+        "seeds": [over_seeds([measured[i] for i in group]) for group in seed_groups(runs) if len(group) > 1],
     }
 
 
+def seed_groups(runs: list[MeasuredRun]) -> list[list[int]]:
+    """Return the runs' indices, together those that differ in nothing but their seed, in the order of their first."""
+    groups: list[list[int]] = []
+    for index, run in enumerate(runs):
+        for group in groups:
+            first = runs[group[0]]
+            keys = {line.partition(":")[0] for line in difference(first.config, run.config)}
+            if keys <= {"seed", "run_name"} and first.step == run.step:
+                group.append(index)
+                break
+        else:
+            groups.append([index])
+    return groups
+
+
+def over_seeds(measured: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the mean of runs that differ in their seed, with the standard error and the extremes over the seeds."""
+    lengths = []
+    for rows in zip(*(run["lengths"] for run in measured), strict=True):
+        row: dict[str, Any] = {key: rows[0][key] for key in ("multiple", "length")}
+        for key in ("all", "last"):
+            values = np.array([seed_row[key]["nats_per_token"] for seed_row in rows])
+            row[key] = summarize(values) | {"lowest_nats": values.min().item(), "highest_nats": values.max().item()}
+        lengths.append(row)
+    names = [run["run"] for run in measured]
+    return {"name": f"{os.path.commonprefix(names)}*", "step": measured[0]["step"], "runs": names, "lengths": lengths}
+
+
+def lines_of(result: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """Return (title, its lengths) for what is shown: the means over seeds, and each run that is in none of them."""
+    averaged = {name for group in result["seeds"] for name in group["runs"]}
+    shown = [(f"{group['name']}, mean of {len(group['runs'])} seeds", group) for group in result["seeds"]]
+    return shown + [(run["run"], run) for run in result["runs"] if run["run"] not in averaged]
+
+
 def render(result: dict[str, Any]) -> str:
-    """Return the result as a table for people, perplexity with the nats per token and their standard error over spans."""
+    """Return the result as a table for people: perplexity, and nats per token with their standard error over seeds or spans."""
     text = result["text"]
     inside = (
         f"inside {text['documents']} documents"
@@ -58,10 +97,11 @@ def render(result: dict[str, Any]) -> str:
         f"{text['source']}: {text['spans']} spans of {text['span_tokens']:,} tokens, {inside}; training context "
         f"{result['training_context']:,}",
     ]
-    for run in result["runs"]:
-        lines += ["", f"{run['run']} (step {run['step']:,}, {run['matmul']})"]
+    for title, shown in lines_of(result):
+        over = f"{shown['matmul']}; standard errors over spans" if "matmul" in shown else "standard errors over seeds"
+        lines += ["", f"{title} (step {shown['step']:,}; {over})"]
         lines.append(f"{'':>6} {'window':>8}   {'all tokens':^32}   {'same last tokens':^32}")
-        for row in run["lengths"]:
+        for row in shown["lengths"]:
             cells = [
                 f"ppl {row[key]['perplexity']:>10,.3f}  nats {row[key]['nats_per_token']:.4f} +- "
                 f"{row[key]['standard_error'] or float('nan'):.4f}"
@@ -120,11 +160,16 @@ def nats_of_span(run: MeasuredRun, span: Tensor, length: int) -> Tensor:
     return -log_probability.double().flatten()
 
 
-def summarize(span_means: np.ndarray) -> dict[str, float | None]:
-    """Return the mean in nats per token, its standard error over spans (None with one) and the perplexity."""
-    mean, n = float(span_means.mean()), len(span_means)
+def summarize(means: np.ndarray) -> dict[str, float | None]:
+    """Return the mean in nats per token, its standard error over spans or seeds (None with one) and the perplexity."""
+    mean, n = float(means.mean()), len(means)
     return {
         "nats_per_token": mean,
-        "standard_error": float(span_means.std(ddof=1) / math.sqrt(n)) if n > 1 else None,
-        "perplexity": math.exp(min(mean, 700)),
+        "standard_error": float(means.std(ddof=1) / math.sqrt(n)) if n > 1 else None,
+        "perplexity": perplexity_of(mean),
     }
+
+
+def perplexity_of(nats: float) -> float:
+    """Return exp(nats), finite for a model that is far off."""
+    return math.exp(min(nats, 700))

@@ -10,6 +10,8 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402  (the backend must be chosen first: there may be no display)
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator  # noqa: E402
 
+from lab.evaluation.extrapolation import lines_of, perplexity_of  # noqa: E402
+
 # Okabe-Ito colours: told apart by colour-blind readers; markers tell the runs apart in grey print.
 COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKERS = ("o", "s", "^", "D", "v", "P")
@@ -31,14 +33,16 @@ def draw_extrapolation(result: dict[str, Any], path: Path) -> None:
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(1, 2, figsize=(9.6, 4.6), sharey=True, layout="constrained")
         for axis, (key, title) in zip(axes, panels, strict=True):
-            for number, run in enumerate(result["runs"]):
-                axis.plot(
-                    [row["multiple"] for row in run["lengths"]],
-                    [row[key]["perplexity"] for row in run["lengths"]],
-                    color=COLOURS[number % len(COLOURS)],
-                    marker=MARKERS[number % len(MARKERS)],
-                    label=label(run),
-                )
+            for number, (name, shown) in enumerate(lines_of(result)):
+                colour = COLOURS[number % len(COLOURS)]
+                multiples = [row["multiple"] for row in shown["lengths"]]
+                perplexities = [row[key]["perplexity"] for row in shown["lengths"]]
+                axis.plot(multiples, perplexities, color=colour, marker=MARKERS[number % len(MARKERS)], label=label(name))
+                if "runs" in shown:  # the mean over seeds: the band is from the best seed to the worst
+                    best, worst = (
+                        [perplexity_of(row[key][f"{end}_nats"]) for row in shown["lengths"]] for end in ("lowest", "highest")
+                    )
+                    axis.fill_between(multiples, best, worst, color=colour, alpha=0.2, linewidth=0)
             axis.set_title(title)
             axis.set_xscale("log", base=2)
             axis.xaxis.set_major_locator(FixedLocator(result["multiples"]))
@@ -61,6 +65,6 @@ def draw_extrapolation(result: dict[str, Any], path: Path) -> None:
         os.replace(temporary, path)
 
 
-def label(run: dict[str, Any]) -> str:
+def label(name: str) -> str:
     """Return a run's name as literal text: matplotlib reads $...$ as mathematics."""
-    return run["run"].replace("$", r"\$")[:60]
+    return name.replace("$", r"\$")[:60]
