@@ -33,7 +33,10 @@ def test_every_shipped_choice_composes_validates_and_builds(model, choice):
 
 
 def test_the_paper_experiments_are_there_and_say_command_and_expectation():
-    assert sorted(["quickstart", *(f"paper_{s}_{c}" for s in ("0.5b", "1b") for c in ("1k", "4k", "8k"))]) == EXPERIMENTS
+    assert (
+        sorted(["quickstart", "small", "small_1k", *(f"paper_{s}_{c}" for s in ("0.5b", "1b") for c in ("1k", "4k", "8k"))])
+        == EXPERIMENTS
+    )
     for name in EXPERIMENTS:
         package, command, expectation = (ROOT / f"configs/experiment/{name}.yaml").read_text().splitlines()[:3]
         assert package == "# @package _global_" and f"train.py experiment={name} " in command and len(expectation) > 40
