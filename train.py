@@ -22,7 +22,8 @@ def load_schema() -> type:
 def main(config: "Config") -> None:
     if not config.dry_run:
         read_launch()  # variables that make no launch are refused before torch is imported
-    from engine.session import print_plan, train
+    from engine.dry_run import print_plan
+    from engine.session import train
 
     if config.dry_run:
         print_plan(config)

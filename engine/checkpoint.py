@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from cli.composition import to_dataclass
-from engine.distributed import gathered, shard_as
+from engine.distributed import full_tensor, shard_as
 from engine.models import build_model
 from engine.optimizer_state import flatten_optimizer, restore_optimizer
 from runfolder.files import sha256_of, sync_path
@@ -212,7 +212,7 @@ def copy_tensors(tensors: dict[str, Tensor], is_kept: bool) -> dict[str, Tensor]
     """Gather each tensor and copy it to the CPU where it is kept."""
     copies = {}
     for name, tensor in tensors.items():
-        whole = gathered(tensor.detach())
+        whole = full_tensor(tensor.detach())
         if is_kept:
             copies[name] = whole.to("cpu", copy=True, memory_format=torch.contiguous_format)
     return copies

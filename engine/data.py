@@ -6,6 +6,7 @@ seed, of whatever models, see the same windows at the same step.
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -58,31 +59,31 @@ def read_windows(token_file: TokenFile, windows: list[int], sequence_length: int
     return torch.from_numpy(np.stack(rows).astype(np.int64))
 
 
-def first_sample(step: int, micro_step: int, global_batch_size: int, micro_batch_size: int, rank: int, world_size: int) -> int:
-    """Return the first sample of a rank's micro batch: in each micro step the ranks take neighbouring samples."""
-    return step * global_batch_size + (micro_step * world_size + rank) * micro_batch_size
+@dataclass(frozen=True)
+class BatchShape:
+    """How the sequences of a step are shared out: in each micro step the ranks take neighbouring samples."""
+
+    global_batch_size: int
+    micro_batch_size: int
+    rank: int = 0
+    world_size: int = 1
+
+    @property
+    def micro_steps(self) -> int:
+        return self.global_batch_size // (self.world_size * self.micro_batch_size)
+
+    def first_sample(self, batch: int, micro_step: int) -> int:
+        """Return the first sample of this rank's micro batch."""
+        return batch * self.global_batch_size + (micro_step * self.world_size + self.rank) * self.micro_batch_size
 
 
-def micro_batches(
-    windows: TrainingWindows,
-    *,
-    first_step: int,
-    last_step: int,
-    global_batch_size: int,
-    micro_batch_size: int,
-    rank: int,
-    world_size: int,
-) -> Iterator[Tensor]:
-    """Yield this rank's micro batches of steps first_step ... last_step - 1, read one ahead by a thread."""
-    starts = (
-        first_sample(step, micro_step, global_batch_size, micro_batch_size, rank, world_size)
-        for step in range(first_step, last_step)
-        for micro_step in range(global_batch_size // (world_size * micro_batch_size))
-    )
+def micro_batches(windows: TrainingWindows, shape: BatchShape, first_batch: int, last_batch: int) -> Iterator[Tensor]:
+    """Yield this rank's micro batches (micro_batch_size, T+1) of first_batch ... last_batch - 1, read one ahead by a thread."""
+    starts = (shape.first_sample(batch, m) for batch in range(first_batch, last_batch) for m in range(shape.micro_steps))
     pin = torch.cuda.is_available()  # pinned memory lets the copy to the GPU run beside the computation
 
     def load(start: int) -> Tensor:
-        batch = windows.read(start, micro_batch_size)
+        batch = windows.read(start, shape.micro_batch_size)
         return batch.pin_memory() if pin else batch
 
     with ThreadPoolExecutor(1, thread_name_prefix="loader") as thread:

@@ -63,18 +63,18 @@ def evaluate(
     batch_size: int,
     ranks: Ranks,
     autocast: torch.autocast,
-    is_interrupted: Callable[[], bool] = lambda: False,
+    should_stop: Callable[[], bool] | None = None,
 ) -> dict[str, float] | None:
     """Return val/loss (nats per token), val/perplexity and val/bits_per_byte, equal on every rank.
 
-    Or None on every rank, if any rank was interrupted: all leave before the same batch.
+    Or None on every rank, if should_stop said so on any: all leave before the same batch. Given on one rank, on all.
 
     Sums are reduced, not means, so the split over batches and ranks does not matter. The end-of-text token counts
     in the loss but has no bytes: bits per byte is the cost of the text with its document boundaries.
     """
     nats = torch.zeros((), dtype=torch.float64, device=ranks.device)
     for batch in validation.batches(batch_size, ranks.rank, ranks.world_size):
-        if ranks.any(is_interrupted()):
+        if should_stop and ranks.any(should_stop()):
             return None
         with autocast:
             nats += loss_of(batch.to(ranks.device, non_blocking=True)).double()

@@ -18,6 +18,7 @@ class Preempted(RuntimeError):
     """The run was asked to stop and has saved; the same command continues it (75 is EX_TEMPFAIL: try again)."""
 
     exit_code = 75
+    state = "preempted"  # in status.json
 
 
 def is_ignored_hangup(number: int) -> bool:

@@ -15,7 +15,8 @@ class MetricsLog:
     """Append metrics to the run folder, show them, tell the trackers; on every rank but the first it does nothing."""
 
     def __init__(self, config: Config, state: TrainerState, is_main_process: bool, environment: dict[str, Any]):
-        self.config, self.state, self.is_main_process = config, state, is_main_process
+        """Begin where state is, which on the first rank is given the id of the run's W&B run if there is to be one."""
+        self.config, self.is_main_process = config, is_main_process
         self.file, self.trackers, self.terminal = None, [], None
         if not is_main_process:
             return
@@ -45,8 +46,8 @@ class MetricsLog:
         if self.is_main_process:
             self.file.sync()
 
-    def rewind(self, step: int) -> None:
-        """Forget the steps beyond step, which will be done again."""
+    def rewind(self, step: int, train_seconds: float) -> None:
+        """Forget the steps beyond step, which will be done again; train_seconds is the time spent so far."""
         if not self.is_main_process:
             return
         self.file.close()
@@ -54,7 +55,7 @@ class MetricsLog:
             for tracker in self.trackers:
                 tracker.restart(read_records(self.config.run_dir))
         self.file = LineFile(self.path)
-        self.terminal.rewind(step, self.state.train_seconds)
+        self.terminal.rewind(step, train_seconds)
 
     @property
     def last_val(self) -> float | None:
@@ -70,7 +71,10 @@ class MetricsLog:
             self.terminal.close()
             self.file.close()
 
-    def finish_trackers(self) -> None:
-        """Wait for the trackers, a minute at the most; apart from close, for all else is then written."""
-        # The validation that a signal cut short will belong to the last step's row.
-        close_trackers(self.trackers, is_last_row_whole=not self.state.evaluation_pending)
+    def finish_trackers(self, is_last_row_whole: bool) -> None:
+        """Wait for the trackers, a minute at the most; apart from close, for all else is then written.
+
+        Args:
+            is_last_row_whole: False if the next session adds to the last step's row the validation that a signal put off.
+        """
+        close_trackers(self.trackers, is_last_row_whole)

@@ -10,12 +10,12 @@ The contract: a model module has a dataclass `Config` and a class `Transformer(c
     model.post_optimizer_step() -> called after every optimizer step, for every model
 """
 
+from collections.abc import Iterator
 from dataclasses import fields
 from types import ModuleType
 from typing import Any
 
 import torch
-from torch.func import functional_call
 
 import arms.angpt
 import arms.gpt_qknorm
@@ -23,7 +23,6 @@ import arms.ngpt_variants
 import gpt.model
 import ngpt.model
 from cli.composition import ConfigError, nearest_divisor, to_dataclass
-from engine.distributed import gathered
 from ngpt.normalization import Scale
 
 MODELS: dict[str, ModuleType] = {
@@ -85,23 +84,8 @@ def build_model(node: dict[str, Any], matrices: str = "float32", device: str = "
     return model
 
 
-@torch.no_grad()
-def max_norm_deviation(model: torch.nn.Module) -> float | None:
-    """Return the largest |norm - 1| over the vectors of the matrices kept at unit norm, None where there are none."""
-    norms = [
-        gathered(torch.linalg.vector_norm(weight.to(torch.promote_types(weight.dtype, torch.float32)), dim=dim))
-        for weight, dim in model.normalized_matrices()
-    ]
-    deviations = [(norm - 1).abs().max() for norm in norms]
-    return torch.stack(deviations).max().item() if deviations else None
-
-
-@torch.no_grad()
-def scale_means(model: torch.nn.Module) -> dict[str, float]:
-    """Return the mean |value| of each kind of learned scale over all layers, by its name (attn_alpha, sqk, ...)."""
-    values: dict[str, list[torch.Tensor]] = {}
+def learned_scales(model: torch.nn.Module) -> Iterator[tuple[str, Scale]]:
+    """Yield every learned scale of a model with the name of its kind (attn_alpha, sqk, ...)."""
     for path, module in model.named_modules():
         if isinstance(module, Scale):
-            stored = {name: gathered(p) for name, p in module.named_parameters()}
-            values.setdefault(path.rpartition(".")[2], []).append(functional_call(module, stored, ()).abs().mean())
-    return {name: torch.stack(means).mean().item() for name, means in values.items()}
+            yield path.rpartition(".")[2], module

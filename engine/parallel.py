@@ -22,7 +22,7 @@ from engine.models import build_model
 from engine.precision import use_float8
 
 
-def place_model(config: Config, ranks: Ranks, use_compile: bool) -> tuple[NextTokenLoss, nn.Module]:
+def parallelize(config: Config, ranks: Ranks, use_compile: bool) -> tuple[NextTokenLoss, nn.Module]:
     """Return the model with its loss, initialized from torch's global seed, and the module to call in training.
 
     The two differ under ddp, whose wrapper only training needs. One process alone needs neither ddp nor fsdp.

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from corpus.manifest import TOKENIZER_NAME, DataError, Manifest, SplitInfo, read_manifest
+from cli.composition import nearest
+from corpus.manifest import MANIFEST_NAME, TOKENIZER_NAME, DataError, Manifest, SplitInfo, read_manifest
 from corpus.token_file import TokenFile, open_token_file, token_byte_lengths
 from engine.config import Config
 from engine.data import count_windows
@@ -27,6 +28,21 @@ class RunData:
             "digest": self.manifest.data_digest,
             "tokenizer": {"name": tokenizer.name, "digest": tokenizer.digest},
         }
+
+
+def check_data_folder(config: Config) -> None:
+    """Raise DataError if nothing is prepared in data.dir: with the command that would, and the folders beside it that are."""
+    folder = Path(config.data.dir)
+    if (folder / MANIFEST_NAME).exists():
+        return
+    command = f"python prepare_owt.py data={config.data.name}"
+    if config.data.source == "files":
+        command += " data.files='...'"
+    if folder != Path("data") / config.data.name:
+        command += f" data.dir={folder}"
+    others = sorted(str(folder.parent / path.parent.name) for path in folder.parent.glob(f"*/{MANIFEST_NAME}"))
+    hint = f"; prepared there: {', '.join(others)}{nearest(str(folder), others)}" if others else ""
+    raise DataError(f"{folder / MANIFEST_NAME}: missing, no data prepared here; run: {command}{hint}")
 
 
 def open_data(config: Config) -> RunData:

@@ -6,7 +6,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch.func import functional_call
+
 from engine.checkpoint import TrainerState
+from engine.distributed import full_tensor
+from engine.models import learned_scales
 
 SPIKE_DEVIATIONS = 6.0  # standard deviations above the running mean
 SPIKE_HISTORY = 20  # steps before anything can be called a spike
@@ -19,6 +24,7 @@ class Diverged(RuntimeError):
     """The loss is not finite, or an invariant of the model does not hold; the weights saved last are intact."""
 
     exit_code = 5
+    state = "diverged"  # in status.json
 
 
 def note_loss(state: TrainerState, loss: float) -> float | None:
@@ -36,6 +42,27 @@ def note_loss(state: TrainerState, loss: float) -> float | None:
     state.loss_mean += (1 - SPIKE_MEMORY) * excess
     state.loss_variance = SPIKE_MEMORY * (state.loss_variance + (1 - SPIKE_MEMORY) * excess**2)
     return None
+
+
+@torch.no_grad()
+def max_norm_deviation(model: torch.nn.Module) -> float | None:
+    """Return the largest |norm - 1| over the vectors of the matrices kept at unit norm, None where there are none."""
+    norms = [
+        full_tensor(torch.linalg.vector_norm(weight.to(torch.promote_types(weight.dtype, torch.float32)), dim=dim))
+        for weight, dim in model.normalized_matrices()
+    ]
+    deviations = [(norm - 1).abs().max() for norm in norms]
+    return torch.stack(deviations).max().item() if deviations else None
+
+
+@torch.no_grad()
+def scale_means(model: torch.nn.Module) -> dict[str, float]:
+    """Return the mean |value| of each kind of learned scale over all layers, by its name (attn_alpha, sqk, ...)."""
+    values: dict[str, list[torch.Tensor]] = {}
+    for kind, scale in learned_scales(model):
+        stored = {name: full_tensor(p) for name, p in scale.named_parameters()}
+        values.setdefault(kind, []).append(functional_call(scale, stored, ()).abs().mean())
+    return {name: torch.stack(means).mean().item() for name, means in values.items()}
 
 
 def check_norms(deviation: float | None, matrices: str) -> None:

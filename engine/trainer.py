@@ -4,7 +4,7 @@ import math
 import sys
 import time
 from collections.abc import Iterator
-from itertools import chain
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -15,39 +15,56 @@ from engine.accounting import flops_per_token, peak_flops
 from engine.checkpoint import TrainerState, find_checkpoint, load_model, load_optimizer, load_trainer_state, take_snapshot
 from engine.checkpoint_writer import CheckpointWriter
 from engine.config import Config
-from engine.data import TrainingWindows, first_sample, micro_batches
-from engine.distributed import Ranks, gathered
+from engine.data import BatchShape, TrainingWindows, micro_batches
+from engine.distributed import Ranks, full_tensor
 from engine.evaluate import evaluate
 from engine.failures import compiling
 from engine.interruption import Interruption, Preempted
 from engine.metrics import MetricsLog
-from engine.models import max_norm_deviation, scale_means
-from engine.optimizer import build_optimizer, set_learning_rate
-from engine.parallel import place_model, release_gathered, set_gradient_sync
+from engine.nonfinite import find_culprits, handle_nonfinite
+from engine.optimization import build_optimizer, learning_rate_at, set_learning_rate
+from engine.parallel import parallelize, release_gathered, set_gradient_sync
 from engine.precision import autocast
 from engine.run_data import RunData
-from engine.schedule import learning_rate_at
-from engine.stability import Diverged, check_norms, note_loss, record_event
+from engine.stability import Diverged, check_norms, max_norm_deviation, note_loss, record_event, scale_means
+from runfolder.layout import CHECKPOINTS
 from runfolder.status import write_status
 
 
+@dataclass(frozen=True)
+class StepResult:
+    """One step, done or, where a number is not finite, not done: the same on every rank but for micro_losses."""
+
+    loss: float  # nats per token, of the global batch
+    grad_norm: float  # before clipping
+    learning_rate: float
+    micro_losses: Tensor  # (micro steps,) of this rank, each summed over its tokens
+    stop_requested: bool  # by a signal to any rank
+
+    @property
+    def is_finite(self) -> bool:
+        return math.isfinite(self.loss) and math.isfinite(self.grad_norm)
+
+
 class Trainer:
-    """One run: its model, its optimizer, its data, and where it stands."""
+    """One run: its model, its optimizer, its data, and how far it is."""
 
     def __init__(self, config: Config, ranks: Ranks, data: RunData, checkpoint: Path | None):
         self.config, self.ranks, self.data = config, ranks, data
         torch.manual_seed(config.seed)
         use_compile = config.compile if config.compile is not None else ranks.device.type == "cuda"
-        self.loss_of, self.model = place_model(config, ranks, use_compile)
-        self.raw_model = self.loss_of.model
+        # Both return the summed loss of a batch; they differ under ddp, whose wrapper only training needs.
+        self.model_with_loss, self.training_model = parallelize(config, ranks, use_compile)
+        self.raw_model = self.model_with_loss.model
         self.optimizer = build_optimizer(self.raw_model, config)
         self.state = TrainerState(step=0, train_seconds=0.0, wandb_id=None)
-        self.resumed_at = 0
         if checkpoint:
             self.restore(checkpoint)
         self.windows = TrainingWindows(data.train, config.model["sequence_length"], config.seed)
+        self.shape = BatchShape(config.global_batch_size, config.micro_batch_size, ranks.rank, ranks.world_size)
         self.batches = self.read_batches()
-        self.writer = CheckpointWriter(config.run_dir / "checkpoints", config.keep_checkpoints, config.keep_every)
+        self.writer = CheckpointWriter(config.run_dir / CHECKPOINTS, config.keep_checkpoints, config.keep_every)
+        self.logged = (self.state.step, self.state.train_seconds)  # at the last record: speed is measured from there
 
         self.phase = record_function  # names the parts of a step in a profile; scripts/bench.py times them
         self.autocast = autocast(ranks.device, config.precision.matmul)
@@ -60,83 +77,100 @@ class Trainer:
         shape = (self.config.micro_batch_size, self.config.model["sequence_length"] + 1)
         windows = torch.zeros(shape, dtype=torch.long, device=self.ranks.device)
         with self.autocast:
-            loss = self.model(windows)
+            loss = self.training_model(windows)
         loss.backward()
         self.optimizer.zero_grad(set_to_none=True)
         with self.autocast, torch.no_grad():
-            self.loss_of(windows)
-        release_gathered(self.loss_of)
-
-    def restore(self, checkpoint: Path) -> None:
-        """Take weights, optimizer state and standing from a checkpoint, in place."""
-        vars(self.state).update(vars(load_trainer_state(checkpoint)))
-        load_model(checkpoint, self.raw_model)
-        load_optimizer(checkpoint, self.raw_model, self.optimizer)
-        self.resumed_at = self.state.step
-
-    def read_batches(self) -> Iterator[Tensor]:
-        """Yield this rank's micro batches from the present step on."""
-        config, ranks, skipped = self.config, self.ranks, self.state.skipped_batches
-        return micro_batches(
-            self.windows,
-            first_step=self.state.step + skipped,
-            last_step=config.max_steps + skipped,
-            global_batch_size=config.global_batch_size,
-            micro_batch_size=config.micro_batch_size,
-            rank=ranks.rank,
-            world_size=ranks.world_size,
-        )
+            self.model_with_loss(windows)
+        release_gathered(self.model_with_loss)
 
     def run(self, log: MetricsLog, interruption: Interruption) -> None:
-        """Train to max_steps. Validation and saving come before the step, so step counts what has been done."""
-        config, state = self.config, self.state
-        stop, logged = False, (state.step, state.train_seconds)
-        while True:
-            is_last = state.step == config.max_steps
-            is_new = state.step > self.resumed_at  # a resumed step is on disk already, and was validated before
-            is_due = (is_new or state.step == 0) and (state.step % config.eval_interval == 0 or is_last)
-            if is_due or state.evaluation_pending:
-                self.validate(log, interruption)
-                stop = stop or state.evaluation_pending
-            if is_new and (state.step % config.checkpoint_interval == 0 or is_last or stop):
-                log.sync()
-                self.save()
-            if stop or is_last:
-                self.ranks.agree(lambda: self.ranks.is_main_process and self.writer.wait())
-            if stop:
-                done = f"saved at step {state.step}" if state.step else "before the first step"
-                raise Preempted(
-                    f"stopped by {interruption.received or 'a signal to another rank'}, {done}; the same command continues"
-                )
-            if is_last:
-                return
-            values, stop = self.train_step(interruption)
-            if not values:  # the step was skipped, or steps were taken back
-                logged = (state.step, state.train_seconds)
-                log.rewind(state.step)
-            elif state.step % config.log_interval == 0 or state.step == config.max_steps or "train/spike" in values:
-                log.log(state.step, state.train_seconds, values | self.speed_since(logged))
-                logged = (state.step, state.train_seconds)
+        """Train to max_steps. After each step: log, validate, save, whatever is due.
 
-    def validate(self, log: MetricsLog, interruption: Interruption) -> None:
-        """Evaluate and log; a signal puts it off to the next session. Raise Diverged for a matrix off the sphere."""
-        values = evaluate(
-            self.loss_of,
-            self.data.validation,
-            self.config.micro_batch_size,
-            self.ranks,
-            self.autocast,
-            lambda: interruption.received is not None,
+        Raises:
+            Preempted: a signal asked for the end; everything is saved.
+            Diverged: the numbers are not finite and on_nonfinite does not help, or a matrix left the sphere.
+            CheckpointError: checkpoints could not be written.
+        """
+        if self.state.step == 0 or self.state.evaluation_pending:
+            self.validate(log, interruption)
+        stopped = self.state.evaluation_pending
+        while self.state.step < self.config.max_steps and not stopped:
+            result = self.train_step(interruption)
+            stopped = result.stop_requested
+            if result.is_finite:
+                self.log_step(result, log)
+            else:
+                self.recover(result, log)
+                if self.config.on_nonfinite == "rollback":
+                    continue  # the step gone back to was validated and saved when it was done
+            if self.is_due(self.config.eval_interval):
+                self.validate(log, interruption)
+                stopped = stopped or self.state.evaluation_pending
+            if self.is_due(self.config.checkpoint_interval) or stopped:
+                self.save(log)
+        self.ranks.on_main(self.writer.wait)
+        if stopped:
+            done = f"saved at step {self.state.step}" if self.state.step else "before the first step"
+            cause = interruption.received or "a signal to another rank"
+            raise Preempted(f"stopped by {cause}, {done}; the same command continues")
+
+    def is_due(self, interval: int) -> bool:
+        return self.state.step % interval == 0 or self.state.step == self.config.max_steps
+
+    def train_step(self, interruption: Interruption) -> StepResult:
+        """Do one optimizer step; its update is left out if the loss or the gradient is not finite."""
+        config, ranks, state = self.config, self.ranks, self.state
+        started = time.perf_counter()
+        learning_rate = learning_rate_at(state.step, config)
+        set_learning_rate(self.optimizer, learning_rate)
+        micro_losses = []
+        for micro_step in range(self.shape.micro_steps):
+            with self.phase("data"):
+                windows = next(self.batches).to(ranks.device, non_blocking=True)
+            # The ranks average their gradients in the last micro step alone.
+            set_gradient_sync(self.training_model, micro_step == self.shape.micro_steps - 1)
+            with self.phase("forward"), self.autocast:
+                loss = self.training_model(windows)
+            with self.phase("backward"):
+                # So divided, the average of the ranks' gradients is that of the global batch's mean.
+                (loss * (ranks.world_size / config.tokens_per_step)).backward()
+            micro_losses.append(loss.detach().double())
+        with self.phase("clipping"):
+            grad_norm = torch.nn.utils.clip_grad_norm_(self.raw_model.parameters(), config.grad_clip or math.inf)
+        losses = torch.stack(micro_losses)
+        signalled = torch.tensor(float(interruption.received is not None), dtype=torch.float64, device=ranks.device)
+        loss_sum, signals = ranks.all_reduce_sum(torch.stack((losses.sum(), signalled))).tolist()
+        # From here on every rank has the same numbers, and so takes the same decisions.
+        result = StepResult(
+            loss_sum / config.tokens_per_step, full_tensor(grad_norm).item(), learning_rate, losses, stop_requested=signals > 0
         )
-        release_gathered(self.loss_of)
-        self.state.evaluation_pending = values is None
-        if values is None:
+        if result.is_finite:
+            with self.phase("optimizer"):
+                self.optimizer.step()
+            with self.phase("renormalization"):
+                self.raw_model.post_optimizer_step()
+            state.step += 1
+        self.optimizer.zero_grad(set_to_none=True)
+        state.train_seconds += time.perf_counter() - started
+        return result
+
+    def log_step(self, result: StepResult, log: MetricsLog) -> None:
+        """Record a step if that is due, or if its loss is a spike."""
+        spike = note_loss(self.state, result.loss)
+        if spike is not None and self.ranks.is_main_process:
+            numbers = {"loss": result.loss, "mean": self.state.loss_mean, "deviations": spike}
+            record_event(self.config.run_dir, self.state.step, "spike", **numbers)
+        if not self.is_due(self.config.log_interval) and spike is None:
             return
-        deviation = max_norm_deviation(self.raw_model)
-        values |= {f"scale/{name}": mean for name, mean in scale_means(self.raw_model).items()}
-        values |= {} if deviation is None else {"train/max_norm_deviation": deviation}
-        log.log(self.state.step, self.state.train_seconds, values)
-        check_norms(deviation, self.config.precision.matrices)
+        values: dict[str, float | None] = {
+            "train/loss": result.loss,
+            "train/learning_rate": result.learning_rate,
+            "train/grad_norm": result.grad_norm,
+        }
+        values |= {} if spike is None else {"train/spike": spike}
+        log.log(self.state.step, self.state.train_seconds, values | self.speed_since(self.logged))
+        self.logged = (self.state.step, self.state.train_seconds)
 
     def speed_since(self, earlier: tuple[int, float]) -> dict[str, float | None]:
         """Return tokens/s and MFU of the steps since an earlier (step, train_seconds)."""
@@ -146,112 +180,33 @@ class Trainer:
         mfu = rate * flops_per_token(self.raw_model) / (peak * self.ranks.world_size) if peak else None
         return {"train/tokens_per_second": rate, "train/mfu": mfu}
 
-    def train_step(self, interruption: Interruption) -> tuple[dict[str, float], bool]:
-        """Do one optimizer step; return its metrics and whether any rank was asked to stop.
-
-        No metrics come from a step that was skipped or rolled back because its numbers were not finite.
-        """
-        config, ranks, state = self.config, self.ranks, self.state
-        started = time.perf_counter()
-        learning_rate = learning_rate_at(
-            state.step,
-            max_steps=config.max_steps,
-            peak=config.learning_rate,
-            minimum=config.min_learning_rate,
-            warmup_steps=config.warmup_steps,
-        )
-        set_learning_rate(self.optimizer, learning_rate)
-        accumulation_steps = config.global_batch_size // (config.micro_batch_size * ranks.world_size)
-        losses = []  # of the micro batches, summed over tokens
-        for micro_step in range(accumulation_steps):
-            with self.phase("data"):
-                windows = next(self.batches).to(ranks.device, non_blocking=True)
-            set_gradient_sync(self.model, micro_step == accumulation_steps - 1)  # they need to meet only once per step
-            with self.phase("forward"), self.autocast:
-                loss = self.model(windows)
-            with self.phase("backward"):
-                # The ranks' gradients are averaged; so divided, the gradient is that of the global batch's mean.
-                (loss * (ranks.world_size / config.tokens_per_step)).backward()
-            losses.append(loss.detach().double())
-        with self.phase("clipping"):
-            grad_norm = torch.nn.utils.clip_grad_norm_(self.raw_model.parameters(), config.grad_clip or math.inf)
-        asked = torch.tensor(float(interruption.received is not None), dtype=torch.float64, device=ranks.device)
-        loss_sum, asked = ranks.all_reduce_sum(torch.stack((torch.stack(losses).sum(), asked))).tolist()
-        loss, grad_norm = loss_sum / config.tokens_per_step, gathered(grad_norm).item()
-        # The same numbers on every rank, and so the same decision.
-        if not (math.isfinite(loss) and math.isfinite(grad_norm)):
-            self.optimizer.zero_grad(set_to_none=True)
-            state.train_seconds += time.perf_counter() - started
-            self.leave_out(losses, f"loss {loss}, gradient norm {grad_norm}")
-            return {}, asked > 0
-        with self.phase("optimizer"):
-            self.optimizer.step()
-        with self.phase("renormalization"):
-            self.raw_model.post_optimizer_step()
-        self.optimizer.zero_grad(set_to_none=True)
-
-        state.step += 1
-        state.train_seconds += time.perf_counter() - started
-        values = {"train/loss": loss, "train/learning_rate": learning_rate, "train/grad_norm": grad_norm}
-        spike = note_loss(state, loss)
-        if spike is not None:
-            values["train/spike"] = spike
-            if ranks.is_main_process:
-                record_event(config.run_dir, state.step, "spike", loss=loss, mean=state.loss_mean, deviations=spike)
-        return values, asked > 0
-
-    def leave_out(self, losses: list[Tensor], numbers: str) -> None:
-        """Skip a step whose numbers are not finite, or go back to before it, as on_nonfinite says; the update was not done.
+    def validate(self, log: MetricsLog, interruption: Interruption) -> None:
+        """Evaluate and log; a signal puts it off to the next session (state.evaluation_pending).
 
         Raises:
-            Diverged: on_nonfinite=stop, or it has happened too often, or there is no checkpoint to go back to.
+            Diverged: a matrix that is kept at unit norm is off the sphere.
         """
-        config, ranks, state = self.config, self.ranks, self.state
-        failed_step, batch, events = state.step, state.step + state.skipped_batches, state.nonfinite_events
-        culprits = [m for m, loss in enumerate(losses) if not math.isfinite(loss)]
-        samples = [
-            first_sample(batch, m, config.global_batch_size, config.micro_batch_size, ranks.rank, ranks.world_size) + i
-            for m in culprits
-            for i in range(config.micro_batch_size)
-        ]
-        windows = list(chain(*ranks.gather([self.windows.window_of(sample) for sample in samples])))
-        what = f"step {failed_step + 1}: {numbers}"
-        if ranks.is_main_process:
-            record_event(
-                config.run_dir,
-                failed_step + 1,
-                "nonfinite",
-                numbers=numbers,
-                action=config.on_nonfinite,
-                windows=windows or "all of the batch",
-                batch=batch,
-            )
-        if config.on_nonfinite == "stop":
-            raise Diverged(f"{what}; try a lower learning_rate than {config.learning_rate:g}, or on_nonfinite=skip")
-        if events >= config.max_nonfinite:
-            raise Diverged(f"{what}; and {events} times before (max_nonfinite={config.max_nonfinite})")
-        if config.on_nonfinite == "skip":
-            state.step += 1
-        else:
-            checkpoint = ranks.on_main(self.newest_checkpoint)
-            if checkpoint is None:
-                raise Diverged(f"{what}; there is no checkpoint to go back to yet")
-            seconds = state.train_seconds
-            ranks.agree(lambda: self.restore(checkpoint))
-            state.train_seconds = seconds  # they were spent
-            # From here on the batches that follow the bad one: those before it would lead to it again.
-            state.skipped_batches = batch + 1 - state.step
-            self.batches = self.read_batches()
-        state.nonfinite_events = events + 1
-        if ranks.is_main_process:
-            print(f"warning: {what}; on_nonfinite={config.on_nonfinite}: at step {state.step}", file=sys.stderr)
+        values = evaluate(
+            self.model_with_loss,
+            self.data.validation,
+            self.config.micro_batch_size,
+            self.ranks,
+            self.autocast,
+            should_stop=lambda: interruption.received is not None,
+        )
+        release_gathered(self.model_with_loss)
+        self.state.evaluation_pending = values is None
+        if values is None:
+            return
+        deviation = max_norm_deviation(self.raw_model)
+        values |= {f"scale/{name}": mean for name, mean in scale_means(self.raw_model).items()}
+        values |= {} if deviation is None else {"train/max_norm_deviation": deviation}
+        log.log(self.state.step, self.state.train_seconds, values)
+        check_norms(deviation, self.config.precision.matrices)
 
-    def newest_checkpoint(self) -> Path | None:
-        self.writer.wait()
-        return find_checkpoint(self.writer.folder)
-
-    def save(self) -> None:
-        """Copy the state to rank 0 and let it be written; an error of rank 0 is every rank's."""
+    def save(self, log: MetricsLog) -> None:
+        """Copy the state to rank 0 and let it be written beside the training; an error of rank 0 is every rank's."""
+        log.sync()
 
         def copy_and_write() -> None:
             snapshot = take_snapshot(self.raw_model, self.optimizer, self.state, self.ranks.is_main_process)
@@ -261,3 +216,61 @@ class Trainer:
         self.ranks.agree(copy_and_write)
         if self.ranks.is_main_process:
             write_status(self.config.run_dir, "running", self.state.step)
+
+    def recover(self, result: StepResult, log: MetricsLog) -> None:
+        """Leave out a step whose numbers are not finite (on_nonfinite=skip), or go back to the newest checkpoint (rollback).
+
+        Raises:
+            Diverged: on_nonfinite=stop, or it has happened too often, or there is no checkpoint to go back to.
+        """
+        batch = self.state.step + self.state.skipped_batches
+        culprits = find_culprits(result.micro_losses, batch, self.shape, self.windows)
+        numbers = f"loss {result.loss}, gradient norm {result.grad_norm}"
+        what = handle_nonfinite(numbers, culprits, self.config, self.ranks, self.state)
+        if self.config.on_nonfinite == "skip":
+            self.state.step += 1
+        else:
+            self.roll_back(what)
+        self.state.nonfinite_events += 1
+        log.rewind(self.state.step, self.state.train_seconds)
+        self.logged = (self.state.step, self.state.train_seconds)
+        if self.ranks.is_main_process:
+            print(f"warning: {what}; on_nonfinite={self.config.on_nonfinite}: at step {self.state.step}", file=sys.stderr)
+
+    def roll_back(self, cause: str) -> None:
+        """Go back to the newest checkpoint, and on from it with the batches that follow the present one.
+
+        Raises:
+            Diverged: there is no checkpoint; the message begins with the cause.
+        """
+
+        def newest_checkpoint() -> Path | None:
+            self.writer.wait()
+            return find_checkpoint(self.writer.folder)
+
+        checkpoint = self.ranks.on_main(newest_checkpoint)
+        if checkpoint is None:
+            raise Diverged(f"{cause}; there is no checkpoint to go back to yet")
+        failed = self.state
+        self.ranks.agree(lambda: self.restore(checkpoint))
+        self.state = replace(
+            self.state,
+            train_seconds=failed.train_seconds,  # they were spent
+            # The batches before the bad one would lead to it again.
+            skipped_batches=failed.step + failed.skipped_batches + 1 - self.state.step,
+            nonfinite_events=failed.nonfinite_events,
+            evaluation_pending=False,  # made up for when this session began
+            wandb_id=failed.wandb_id,
+        )
+        self.batches = self.read_batches()
+
+    def restore(self, checkpoint: Path) -> None:
+        """Take weights, optimizer state and standing from a checkpoint."""
+        self.state = load_trainer_state(checkpoint)
+        load_model(checkpoint, self.raw_model)
+        load_optimizer(checkpoint, self.raw_model, self.optimizer)
+
+    def read_batches(self) -> Iterator[Tensor]:
+        """Yield this rank's micro batches from the present step on."""
+        skipped = self.state.skipped_batches
+        return micro_batches(self.windows, self.shape, self.state.step + skipped, self.config.max_steps + skipped)

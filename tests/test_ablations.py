@@ -21,8 +21,9 @@ from cli.composition import CONFIG_DIR, ConfigError, to_dataclass
 from engine.checks import check_config
 from engine.config import Config
 from engine.loss import NextTokenLoss
-from engine.models import MODELS, build_model, max_norm_deviation, model_config, scale_means
+from engine.models import MODELS, build_model, model_config
 from engine.session import train
+from engine.stability import max_norm_deviation, scale_means
 from lab.ablations.settings import PAPER
 from lab.ablations.table import AblationError, analyze_ablations
 from lab.ablations.write import render_markdown, render_text

@@ -20,7 +20,7 @@ from training import composed, environment
 
 from cli.arguments import parse
 from cli.composition import CONFIG_DIR
-from engine.session import print_plan
+from engine.dry_run import print_plan
 from lab.sweeps.plan import read_sweep
 
 ROOT = Path(__file__).parent.parent

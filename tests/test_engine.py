@@ -5,7 +5,7 @@ import types
 import numpy as np
 import pytest
 import torch
-from training import SMALL, error_line, metrics, run
+from training import SMALL, composed, error_line, metrics, run
 
 from corpus.manifest import read_manifest
 from corpus.token_file import open_token_file, token_byte_lengths
@@ -18,12 +18,12 @@ from engine.checkpoint import (
     take_snapshot,
     write_checkpoint,
 )
-from engine.data import TrainingWindows, epoch_order, micro_batches
+from engine.data import BatchShape, TrainingWindows, epoch_order, micro_batches
 from engine.evaluate import ValidationSet
 from engine.interruption import Interruption
 from engine.loss import chunked_cross_entropy, summed_cross_entropy
 from engine.models import build_model
-from engine.schedule import learning_rate_at
+from engine.optimization import learning_rate_at
 from runfolder.layout import list_checkpoints
 
 
@@ -65,15 +65,7 @@ def test_the_windows_of_a_step_do_not_depend_on_ranks_micro_batch_or_start():
     def steps(world_size, micro_batch_size, first_step=0):
         rows = {}
         for rank in range(world_size):
-            stream = micro_batches(
-                windows,
-                first_step=first_step,
-                last_step=9,
-                global_batch_size=24,
-                micro_batch_size=micro_batch_size,
-                rank=rank,
-                world_size=world_size,
-            )
+            stream = micro_batches(windows, BatchShape(24, micro_batch_size, rank, world_size), first_step, 9)
             seen = torch.cat(list(stream))[:, 0].view(9 - first_step, -1)
             for step, row in enumerate(seen, first_step):
                 rows.setdefault(step, []).extend(row.tolist())
@@ -122,11 +114,12 @@ def test_the_chunked_loss_and_its_gradients_are_the_plain_ones():
 
 
 def test_the_schedule_warms_up_and_anneals():
-    rates = [learning_rate_at(s, max_steps=100, peak=1.0, minimum=0.1, warmup_steps=10) for s in range(101)]
+    config = composed("max_steps=100", "learning_rate=1.0", "min_learning_rate=0.1", "warmup_steps=10")
+    rates = [learning_rate_at(step, config) for step in range(101)]
     assert rates[0] == pytest.approx(1 / 11) and rates[9] == pytest.approx(10 / 11) and rates[10] == 1.0
     assert rates[55] == pytest.approx(0.55) and rates[100] == pytest.approx(0.1)
     assert all(a > b for a, b in zip(rates[10:], rates[11:], strict=False))
-    assert learning_rate_at(0, max_steps=10, peak=0.3, minimum=0.0, warmup_steps=0) == 0.3  # the second arm: no warmup
+    assert learning_rate_at(0, composed("model=ngpt", "learning_rate=0.3")) == 0.3  # the second arm: no warmup
 
 
 @pytest.fixture

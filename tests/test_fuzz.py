@@ -31,7 +31,7 @@ from corpus.tokenizer import load_tokenizer, make_tokenizer, tokenizer_json
 from engine.checkpoint import CheckpointError, load_model, load_optimizer, load_trainer_state, verify_checkpoint
 from engine.config_file import load_config
 from engine.models import build_model
-from engine.optimizer import build_optimizer
+from engine.optimization import build_optimizer
 from engine.run_data import open_data
 from engine.run_folder import open_run_folder
 from engine.trained import load_trained_model

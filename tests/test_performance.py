@@ -13,7 +13,7 @@ from training import ROOT, composed, environment, error_line, run
 from engine.loss import MAX_LOGITS, NextTokenLoss, chunked_cross_entropy, summed_cross_entropy
 from engine.memory import estimate_memory, recompute
 from engine.models import build_model
-from engine.optimizer import build_optimizer
+from engine.optimization import build_optimizer
 from engine.precision import autocast, use_float8
 from lab.benchmark.arms import held_bytes
 from lab.benchmark.measure import allocated_peak

@@ -28,10 +28,10 @@ from corpus.manifest import DataError
 from engine.checkpoint import CheckpointError, TrainerState, check_free_space, find_checkpoint, take_snapshot, verify_checkpoint
 from engine.checkpoint_writer import CheckpointWriter
 from engine.interruption import Preempted
-from engine.models import build_model, max_norm_deviation, scale_means
-from engine.optimizer import build_optimizer
+from engine.models import build_model
+from engine.optimization import build_optimizer
 from engine.session import train
-from engine.stability import Diverged, note_loss
+from engine.stability import Diverged, max_norm_deviation, note_loss, scale_means
 from runfolder.files import sha256_of
 from runfolder.metrics import LineFile
 

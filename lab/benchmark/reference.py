@@ -21,7 +21,7 @@ from torch import Tensor
 from cli.composition import ConfigError
 from corpus.token_file import TokenFile
 from engine.config import Config
-from engine.data import TrainingWindows, micro_batches
+from engine.data import BatchShape, TrainingWindows, micro_batches
 from engine.distributed import Ranks
 from lab.benchmark.arms import Arm, held_bytes
 
@@ -84,12 +84,9 @@ def reference_arm(name: str, path: Path, use_ngpt: bool, config: Config, ranks: 
         model.compile(dynamic=False)
     batches = micro_batches(
         TrainingWindows(tokens, shape["sequence_length"], config.seed),
-        first_step=0,
-        last_step=1 << 40,
-        global_batch_size=config.global_batch_size,
-        micro_batch_size=config.micro_batch_size,
-        rank=0,
-        world_size=1,
+        BatchShape(config.global_batch_size, config.micro_batch_size),
+        first_batch=0,
+        last_batch=1 << 40,
     )
     autocast = torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.precision.matmul == "bfloat16")
     micro_steps = config.global_batch_size // config.micro_batch_size

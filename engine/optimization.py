@@ -1,8 +1,19 @@
-"""AdamW for either arm; without weight decay it is Adam."""
+"""The learning rate of each step, and the optimizer: AdamW for either arm; without weight decay it is Adam."""
+
+import math
 
 import torch
 
 from engine.config import Config
+
+
+def learning_rate_at(step: int, config: Config) -> float:
+    """Return the rate of the update that leads from `step` to `step + 1`: linear warmup, then a cosine to the minimum."""
+    if step < config.warmup_steps:
+        return config.learning_rate * (step + 1) / (config.warmup_steps + 1)
+    progress = (step - config.warmup_steps) / (config.max_steps - config.warmup_steps)
+    height = 0.5 * (1 + math.cos(math.pi * progress))
+    return config.min_learning_rate + height * (config.learning_rate - config.min_learning_rate)
 
 
 def build_optimizer(model: torch.nn.Module, config: Config) -> torch.optim.AdamW:
