@@ -6,9 +6,11 @@ train.py and prepare_owt.py, whose settings are composed from files by Hydra, re
 are taken as they are written: no quoting of spaces, commas, brackets or `=`. Free of torch, so that help and refusals come at once.
 """
 
+import json
 import re
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import MISSING, Field, dataclass, fields
 from pathlib import Path
 from types import UnionType
@@ -89,7 +91,7 @@ def parse(schema: type, arguments: Sequence[str], positional: tuple[str, ...] = 
             raise ConfigError(f"{key}= is given twice" + (f"; several: {key}=A,B" if is_list(known[key]) else ""))
         if not value and not known[key].metadata.get("may_be_empty"):
             raise ConfigError(f"{key}= has no value")
-        given[key] = None if value == "null" else split_list(value) if is_list(known[key]) else value
+        given[key] = None if value == "null" else list_from(value, known[key]) if is_list(known[key]) else value
     take_bare(bare, given, [known[name] for name in positional])
     absent = [field.name for field in known.values() if field.name not in given and is_required(field)]
     if absent:
@@ -143,6 +145,14 @@ def split_list(value: str) -> list[str]:
         return [value]
     inner = value[1:-1] if value.startswith("[") and value.endswith("]") else value
     return [part.strip() for part in inner.split(",") if part.strip()]
+
+
+def list_from(value: str, field: Field) -> list[Any]:
+    """Return a value as a list: JSON where it is one, else parts between commas; metadata["is_one_text"]: no parts."""
+    if value.startswith("[") and not Path(value).exists():
+        with suppress(ValueError):
+            return list(json.loads(value))
+    return [value] if field.metadata.get("is_one_text") else split_list(value)
 
 
 def escaped(value: Any) -> Any:

@@ -12,6 +12,9 @@
     temperature=0.8      0: the most probable token
     top_k=null           draw from the k most probable tokens
     top_p=null           draw from the fewest tokens that together have this probability
+    min_p=null           draw from the tokens with at least this share of the most probable one's probability
+    repetition_penalty=1.0   divides the logits of tokens that occur already (multiplies them where negative)
+    stop=null            a text that ends a sample and is not written; several as JSON: stop='["\\n\\n", "END"]'
     seed=1337            sample i of a prompt depends on (seed, i) alone
     batch_size=16        samples drawn together; only a matter of memory
     json=false           one JSON object per sample instead of text

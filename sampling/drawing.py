@@ -2,34 +2,50 @@
 
 import codecs
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from cli.composition import ConfigError
-from engine.generate import context_start, generate
+from engine.generate import Sampling, context_start, generate
 from engine.trained import TrainedRun
 from sampling.settings import SampleSettings
 
 
 class Sample:
-    """One continuation while it grows; a character that is spread over several tokens appears with the last of them."""
+    """One continuation while it grows; a character that is spread over several tokens appears with the last of them.
 
-    def __init__(self, number: int):
-        self.number = number  # from 1
+    Args:
+        number: counts from 1.
+        stop: texts that end it, and are not part of it; an end of it that one of them may begin with is held back.
+    """
+
+    def __init__(self, number: int, stop: Sequence[str] = ()):
+        self.number, self.stop = number, tuple(stop)
         self.text, self.n_tokens = "", 0  # the end-of-text token is not counted
-        self.finish_reason: str | None = None  # end_of_text, length; None while it grows
+        self.finish_reason: str | None = None  # end_of_text, stop, length; None while it grows
+        self.held = ""
         self.decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def add(self, token: bytes) -> None:
         self.n_tokens += 1
-        self.text += self.decoder.decode(token)
+        self.held += self.decoder.decode(token)
+        found = [place for place in map(self.held.find, self.stop) if place >= 0]
+        if found:
+            self.held = self.held[: min(found)]
+            self.finish("stop")
+            return
+        lengths = range(1, 1 + max(map(len, self.stop), default=0))
+        uncertain = max((n for n in lengths if any(stop.startswith(self.held[-n:]) for stop in self.stop)), default=0)
+        settled = len(self.held) - min(uncertain, len(self.held))
+        self.text, self.held = self.text + self.held[:settled], self.held[settled:]
 
     def finish(self, reason: str) -> None:
         self.finish_reason = reason
-        self.text += self.decoder.decode(b"", final=True)
+        self.text += self.held + ("" if reason == "stop" else self.decoder.decode(b"", final=True))
+        self.held = ""
 
 
 @dataclass
@@ -61,7 +77,7 @@ def draw(run: TrainedRun, prompt: list[int], config: SampleSettings, speed: Spee
 
     The first time all are empty, the last time all are finished. What the model takes in between is counted in `speed`.
     """
-    samples = [Sample(number) for number in range(1, config.num_samples + 1)]
+    samples = [Sample(number, config.stop or ()) for number in range(1, config.num_samples + 1)]
     yield samples
     for first in range(0, len(samples), config.batch_size):
         batch = samples[first : first + config.batch_size]
@@ -85,9 +101,7 @@ def grow(run: TrainedRun, prompt: list[int], batch: list[Sample], config: Sample
         torch.tensor([prompt], device=run.device),
         config.max_new_tokens,
         n_tokens=run.tokenizer.n_vocab,
-        temperature=config.temperature,
-        top_k=config.top_k,
-        top_p=config.top_p,
+        sampling=Sampling(config.temperature, config.top_k, config.top_p, config.min_p, config.repetition_penalty),
         generators=generators,
         end_token=end,
     )
@@ -113,6 +127,8 @@ def grow(run: TrainedRun, prompt: list[int], batch: list[Sample], config: Sample
             else:
                 sample.add(run.tokenizer.decode_single_token_bytes(token))
         yield
+        if all(sample.finish_reason for sample in batch):  # stopped by a text, of which generate knows nothing
+            return
 
 
 def seed_of(seed: int, number: int) -> int:

@@ -19,6 +19,9 @@ class SampleSettings:
     temperature: float = 0.8
     top_k: Optional[int] = None
     top_p: Optional[float] = None
+    min_p: Optional[float] = None
+    repetition_penalty: float = 1.0
+    stop: Optional[list[str]] = field(default=None, metadata={"is_one_text": True})
     seed: int = 1337
     batch_size: int = 16
     json: bool = False
@@ -34,6 +37,12 @@ def check(settings: SampleSettings) -> None:
         raise ConfigError(f"temperature={settings.temperature}: must be 0 or a positive number")
     if settings.top_p is not None and not 0 < settings.top_p <= 1:
         raise ConfigError(f"top_p={settings.top_p}: must be above 0 and at most 1")
+    if settings.min_p is not None and not 0 <= settings.min_p <= 1:
+        raise ConfigError(f"min_p={settings.min_p}: must be from 0 to 1")
+    if not 0 < settings.repetition_penalty < math.inf:
+        raise ConfigError(f"repetition_penalty={settings.repetition_penalty}: must be above 0")
+    if settings.stop is not None and not all(settings.stop):
+        raise ConfigError("stop: an empty text would end every sample before it begins")
     if settings.device not in ("auto", "cpu", "cuda"):
         raise ConfigError(f"device={settings.device}: must be auto, cpu or cuda")
     if settings.prompt is not None and settings.prompt_file is not None:

@@ -84,6 +84,9 @@ def write_json(run: TrainedRun, prompt: str, config: SampleSettings, speed: Spee
                 "temperature": config.temperature,
                 "top_k": config.top_k,
                 "top_p": config.top_p,
+                "min_p": config.min_p,
+                "repetition_penalty": config.repetition_penalty,
+                "stop": config.stop,
             }
             print(json.dumps(record), flush=True)
             done += 1

@@ -25,7 +25,7 @@ from corpus.manifest import TOKENIZER_NAME, DataError
 from corpus.tokenizer import make_tokenizer, packaged_files, tokenizer_json
 from engine.checkpoint import CheckpointError
 from engine.distributed import Ranks
-from engine.generate import generate
+from engine.generate import Sampling, generate
 from engine.trained import load_trained_model, open_tokenizer
 from lab.evaluation.downstream import load_tasks, run_tasks
 from lab.evaluation.harness import TrainedModel
@@ -145,7 +145,7 @@ def test_transformers_computes_what_the_run_computes(name, runs, answers):
 
     def greedy(text: str) -> list[int]:
         prompt = torch.tensor([tokenizer.encode_ordinary(text)])
-        return torch.stack(list(generate(model, prompt, 24, n_tokens=size, temperature=0)))[:, 0].tolist()
+        return torch.stack(list(generate(model, prompt, 24, n_tokens=size, sampling=Sampling(temperature=0))))[:, 0].tolist()
 
     texts = [greedy(text) for text in PROMPTS]
     assert len({tuple(text) for text in texts}) > 1

@@ -184,16 +184,18 @@ def answer_tasks(settings: DownstreamSettings) -> None:
     check_different("runs", settings.runs)
     check_different("tasks", settings.tasks)
     from engine.distributed import start_ranks
-    from lab.evaluation.downstream import load_tasks, render, require_lm_eval, run_tasks
+    from lab.evaluation.downstream import TASK_FILES, load_tasks, render, require_lm_eval, run_tasks
+    from lab.evaluation.hub import note_if_offline
     from runfolder.files import write_json_atomically
 
+    silence = "" if all(task.endswith(TASK_FILES) for task in settings.tasks) else note_if_offline()
     require_lm_eval()
     with start_ranks(settings.device, TIMEOUT_SECONDS) as ranks:
         runs = open_runs(settings, ranks)
         out = ranks.on_main(lambda: make_folder(settings.out))
         # The first rank alone, and then the others: it fills the cache of data sets.
-        loaded = ranks.agree(lambda: load_tasks(settings.tasks) if ranks.is_main_process else None)
-        tasks = ranks.agree(lambda: loaded or load_tasks(settings.tasks))
+        loaded = ranks.agree(lambda: load_tasks(settings.tasks, silence) if ranks.is_main_process else None)
+        tasks = ranks.agree(lambda: loaded or load_tasks(settings.tasks, silence))
         reports, paths = [], []
         for run in runs:
             report = run_tasks(run, ranks, tasks, settings.batch_size, settings.num_fewshot, settings.limit)

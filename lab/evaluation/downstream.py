@@ -40,8 +40,11 @@ def require_lm_eval() -> None:
         ) from None
 
 
-def load_tasks(names: list[str]) -> dict[str, Any]:
+def load_tasks(names: list[str], silence: str = "") -> dict[str, Any]:
     """Return lm-eval's tasks: registered names, groups, or paths of local task files.
+
+    Args:
+        silence: why the hub was not asked; said of a data set that is not in its cache.
 
     Raises:
         ConfigError: there is no such task, or a file does not describe one.
@@ -62,7 +65,8 @@ def load_tasks(names: list[str]) -> dict[str, Any]:
         try:
             found = manager.load([spec])
         except Exception as error:  # of datasets, its hub client, its HTTP library, jinja: they have no common base
-            raise DataError(f"{name}: the task cannot be loaded ({type(error).__name__}: {first_line(error)})") from None
+            reason = silence or f"{type(error).__name__}: {first_line(error)}"
+            raise DataError(f"{name}: the task cannot be loaded ({reason})") from None
         twice = set(found["tasks"]) & set(loaded["tasks"])
         if twice:
             raise ConfigError(f"tasks: {sorted(twice)[0]} is asked for twice")

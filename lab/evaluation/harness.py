@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from cli.composition import ConfigError
 from engine.distributed import Ranks
-from engine.generate import generate
+from engine.generate import Sampling, generate
 from engine.loss import IGNORED
 from lab.evaluation.scoring import score_tokens
 from lab.evaluation.trained_run import MeasuredRun
@@ -122,7 +122,9 @@ class TrainedModel(TemplateLM):
         prompt = torch.tensor([self.tok_encode(context) or [self.eot_token_id]], device=self.device)
         produced, text = b"", ""
         with self.run.autocast():
-            for token in generate(self.run.model, prompt, max_new_tokens, n_tokens=tokenizer.n_vocab, temperature=0):
+            for token in generate(
+                self.run.model, prompt, max_new_tokens, n_tokens=tokenizer.n_vocab, sampling=Sampling(temperature=0)
+            ):
                 if token.item() == self.eot_token_id:
                     break
                 produced += tokenizer.decode_single_token_bytes(token.item())

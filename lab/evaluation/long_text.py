@@ -14,7 +14,8 @@ from corpus.documents import DocumentReader, DocumentStore
 from corpus.manifest import MANIFEST_NAME, DataError, first_line
 from corpus.readers import add_files
 from corpus.token_file import TokenFile, open_token_file
-from lab.evaluation.trained_run import MeasuredRun, open_bins
+from lab.evaluation.hub import note_if_offline
+from lab.evaluation.trained_run import MeasuredRun, data_folder, open_bins
 
 PG19 = "emozilla/pg19"  # the books as parquet; deepmind/pg19 is a script, which datasets no longer runs
 SCANNED_TOKENS = 1 << 24  # at a time, in search of the ends of documents
@@ -51,7 +52,7 @@ def read_long_text(run: MeasuredRun, data: str | None, split: str, column: str, 
     count = max(1, max_tokens // span_tokens)
     if data == "pg19":
         return choose_spans([encode(run, text) for text in pg19_books()], "PG19 test", span_tokens, count)
-    folder = Path(data or run.config.data.dir)
+    folder = Path(data) if data else data_folder(run)
     if folder.is_dir() or data is None:
         manifest = open_bins(run, folder, split, 1)
         tokens = open_token_file(folder, split, manifest)
@@ -68,14 +69,15 @@ def encode(run: MeasuredRun, text: str) -> np.ndarray:
 
 def pg19_books() -> list[str]:
     """Return the test books of PG19 from the hub; raise DataError if they cannot be had."""
+    silence = note_if_offline()
     import datasets
 
     try:
         return [row["text"] for row in datasets.load_dataset(PG19, split="test", streaming=True)]
     except Exception as error:  # of datasets, its hub client and its HTTP library: they have no common base
+        reason = silence or f"{type(error).__name__}: {first_line(error)}"
         raise DataError(
-            f"data=pg19: {PG19} cannot be loaded ({type(error).__name__}: {first_line(error)}); data=DIR takes prepared bins, "
-            "data='x/*.txt' local text"
+            f"data=pg19: {PG19} cannot be loaded ({reason}); data=DIR takes prepared bins, data='x/*.txt' local text"
         ) from None
 
 

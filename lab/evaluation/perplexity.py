@@ -8,7 +8,7 @@ from corpus.tokenizer import byte_lengths
 from engine.distributed import Ranks
 from engine.evaluate import ValidationSet, evaluate
 from engine.loss import NextTokenLoss
-from lab.evaluation.trained_run import MeasuredRun, open_bins
+from lab.evaluation.trained_run import MeasuredRun, data_folder, open_bins
 from lab.words import align
 from runfolder.layout import ENVIRONMENT
 from runfolder.metrics import read_records, select_validations
@@ -31,7 +31,7 @@ def measure_perplexity(
         sequence_length: tokens of context; None is that of training. Longer ones extrapolate (RoPE goes on unchanged).
         windows: evenly spread; None is as many as the run's own validation took, 0 is all.
     """
-    folder = data or Path(run.config.data.dir)
+    folder = data or data_folder(run)
     length = sequence_length or run.sequence_length
     limit = run.config.eval_windows if windows is None else windows or None
 

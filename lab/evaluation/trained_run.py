@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from corpus.manifest import DataError, Manifest, read_manifest
+from corpus.manifest import MANIFEST_NAME, DataError, Manifest, read_manifest
 from engine.distributed import Ranks
 from engine.precision import autocast
 from engine.run_data import check_split
@@ -49,6 +49,22 @@ def open_run(folder: Path, checkpoint: int | None, precision: str | None, ranks:
     matmul = PRECISIONS[precision] if precision else run.config.precision.matmul
     matmul = "bfloat16" if matmul == "float8" else matmul  # a way to train; what was learned is measured without it
     return MeasuredRun(**vars(run), matmul=matmul)
+
+
+def data_folder(run: MeasuredRun) -> Path:
+    """Return the folder of the data that a run was trained on.
+
+    A relative one was relative to the folder in which training was started: this one, or one of those around the run.
+
+    Raises:
+        DataError: it is in none of them.
+    """
+    relative = Path(run.config.data.dir)
+    places = [place / relative for place in (Path(), *run.folder.resolve().parents)]
+    found = next((place for place in places if (place / MANIFEST_NAME).is_file()), None)
+    if found is None:
+        raise DataError(f"{run.folder}: its data, {relative}, is neither here nor beside the run; data=DIR says where it is")
+    return found
 
 
 def open_bins(run: MeasuredRun, folder: Path, split: str, sequence_length: int) -> Manifest:
