@@ -70,10 +70,11 @@ def explain_type(error: OmegaConfBaseException, schema: type) -> str:
     if no_bool:
         return f"{error.full_key}={no_bool[1]}: must be true or false{nearest(no_bool[1], ['true', 'false'])}"
     no_group = re.search(r"is not a subclass of (\w+)\. value: (.*)", text)
-    for field in fields(schema) if no_group else ():
-        if isinstance(field.type, type) and is_dataclass(field.type) and field.type.__name__ == no_group[1]:
+    name, value = no_group.groups() if no_group else (None, None)
+    for field in fields(schema):
+        if isinstance(field.type, type) and is_dataclass(field.type) and field.type.__name__ == name:
             keys = ", ".join(f"{field.name}.{inner.name}=" for inner in fields(field.type))
-            return f"{field.name}={no_group[2]}: a group of keys; write {keys}"
+            return f"{field.name}={value}: a group of keys; write {keys}"
     return f"{error.full_key}: {text}" if error.full_key else text
 
 

@@ -28,7 +28,7 @@ class CheckpointWriter:
     def save(self, snapshot: Snapshot) -> None:
         """Begin to write; wait first for the write before it. Raise CheckpointError if too many have failed."""
         self._join()
-        if self.failed >= self.MAX_FAILED:
+        if self.error and self.failed >= self.MAX_FAILED:
             raise self.error
         self.thread = threading.Thread(target=self._write, args=(snapshot,), name="checkpoint")
         self.thread.start()

@@ -83,7 +83,7 @@ class Config:
 
     @property
     def run_dir(self) -> Path:
-        return Path(self.out_dir) / self.run_name
+        return Path(self.out_dir) / str(self.run_name)  # check_config has given it a name
 
 
 NEUTRAL = {f.name for f in fields(Config) if f.metadata.get("neutral")}

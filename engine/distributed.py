@@ -82,7 +82,7 @@ def full_tensor(tensor: Tensor) -> Tensor:
 
 def shard_as(tensor: Tensor, like: Tensor | None) -> Tensor:
     """Return this rank's part of a whole tensor, cut as `like` is, without a word to the others; all if that is not sharded."""
-    if not hasattr(like, "placements"):
+    if like is None or not hasattr(like, "placements"):
         return tensor
     from torch.distributed.tensor import distribute_tensor  # takes seconds to import
 

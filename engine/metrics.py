@@ -1,14 +1,24 @@
 """What a run tells: metrics.jsonl is the truth; the terminal and the trackers repeat it."""
 
 import json
+from dataclasses import dataclass
 from typing import Any
 
 from engine.checkpoint import TrainerState
 from engine.config import Config
 from engine.terminal import Terminal
-from engine.trackers import choose_wandb_id, close_trackers, open_trackers
+from engine.trackers import Feed, choose_wandb_id, close_trackers, open_trackers
 from runfolder.layout import METRICS
 from runfolder.metrics import LineFile, read_records, rewind_metrics
+
+
+@dataclass
+class Outlets:
+    """Where the first rank's records go."""
+
+    file: LineFile
+    terminal: Terminal
+    trackers: list[Feed]
 
 
 class MetricsLog:
@@ -16,20 +26,20 @@ class MetricsLog:
 
     def __init__(self, config: Config, state: TrainerState, is_main_process: bool, environment: dict[str, Any]):
         """Begin where state is, which on the first rank is given the id of the run's W&B run if there is to be one."""
-        self.config, self.is_main_process = config, is_main_process
-        self.file, self.trackers, self.terminal = None, [], None
+        self.config = config
+        self.outlets: Outlets | None = None
         if not is_main_process:
             return
-        self.path = config.run_dir / METRICS
-        self.file = LineFile(self.path)
+        file = LineFile(config.run_dir / METRICS)
         if config.wandb.mode != "disabled":
             state.wandb_id = choose_wandb_id(state.wandb_id, config.run_dir)  # saved with the next checkpoint
-        self.trackers = open_trackers(config, environment, state.wandb_id, read_records(config.run_dir))
-        self.terminal = Terminal(config, environment["evaluation"]["tokens"], state.step, state.train_seconds)
+        trackers = open_trackers(config, environment, state.wandb_id, read_records(config.run_dir))
+        terminal = Terminal(config, environment["evaluation"]["tokens"], state.step, state.train_seconds)
+        self.outlets = Outlets(file, terminal, trackers)
 
     def log(self, step: int, train_seconds: float, values: dict[str, float | None]) -> None:
         """Record values after `step` steps that took train_seconds in all."""
-        if not self.is_main_process:
+        if not self.outlets:
             return
         record = {
             "step": step,
@@ -37,39 +47,40 @@ class MetricsLog:
             "train_seconds": round(train_seconds, 3),
             **values,
         }
-        self.file.write(json.dumps(record) + "\n")
-        self.terminal.show(record)
-        for tracker in self.trackers:
+        self.outlets.file.write(json.dumps(record) + "\n")
+        self.outlets.terminal.show(record)
+        for tracker in self.outlets.trackers:
             tracker.log(record)
 
     def sync(self) -> None:
-        if self.is_main_process:
-            self.file.sync()
+        """Make what was logged durable, before a checkpoint that it must not lag behind."""
+        if self.outlets:
+            self.outlets.file.sync()
 
     def rewind(self, step: int, train_seconds: float) -> None:
         """Forget the steps beyond step, which will be done again; train_seconds is the time spent so far."""
-        if not self.is_main_process:
+        if not self.outlets:
             return
-        self.file.close()
+        self.outlets.file.close()
         if rewind_metrics(self.config.run_dir, step):
-            for tracker in self.trackers:
+            for tracker in self.outlets.trackers:
                 tracker.restart(read_records(self.config.run_dir))
-        self.file = LineFile(self.path)
-        self.terminal.rewind(step, train_seconds)
+        self.outlets.file = LineFile(self.config.run_dir / METRICS)
+        self.outlets.terminal.rewind(step, train_seconds)
 
     @property
     def last_val(self) -> float | None:
-        """The loss of the last validation of this job."""
-        return self.terminal.last_val if self.is_main_process else None
+        """The loss of the last validation of this job, nats/token."""
+        return self.outlets.terminal.last_val if self.outlets else None
 
     def show(self, lines: list[str]) -> None:
-        if self.is_main_process:
-            self.terminal.print(*lines)
+        if self.outlets:
+            self.outlets.terminal.print(*lines)
 
     def close(self) -> None:
-        if self.is_main_process:
-            self.terminal.close()
-            self.file.close()
+        if self.outlets:
+            self.outlets.terminal.close()
+            self.outlets.file.close()
 
     def finish_trackers(self, is_last_row_whole: bool) -> None:
         """Wait for the trackers, a minute at the most; apart from close, for all else is then written.
@@ -77,4 +88,5 @@ class MetricsLog:
         Args:
             is_last_row_whole: False if the next session adds to the last step's row the validation that a signal put off.
         """
-        close_trackers(self.trackers, is_last_row_whole)
+        if self.outlets:
+            close_trackers(self.outlets.trackers, is_last_row_whole)

@@ -154,7 +154,7 @@ class TensorBoardSink:
 def open_trackers(config: Config, environment: dict[str, Any], wandb_id: str | None, records: list[Record]) -> list[Feed]:
     """Start the trackers that the configuration asks for."""
     feeds = []
-    if config.wandb.mode != "disabled":
+    if config.wandb.mode != "disabled" and wandb_id is not None:
         feeds.append(Feed("wandb", lambda: WandbSink(config, environment, wandb_id), records))
     if config.tensorboard:
         feeds.append(Feed("tensorboard", lambda: TensorBoardSink(config, environment), records))

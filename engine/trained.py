@@ -63,6 +63,7 @@ def open_trained_run(folder: Path, step: int | None = None, device: str = "cpu",
     def load(step: int | None, device: torch.device) -> TrainedRun:
         step = newest_step(folder) if step is None else step
         config, model = load_trained_model(folder, step)
+        assert step is not None  # without a checkpoint there would be no model
         tokenizer, digest = open_tokenizer(folder)
         outputs = config.model["vocab_size"]
         if tokenizer.n_vocab > outputs:
