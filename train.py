@@ -3,25 +3,16 @@
 Several GPUs: `torchrun --standalone --nproc_per_node=8 train.py ...`. Every key: configs/train.yaml.
 """
 
-from typing import TYPE_CHECKING
-
 from cli.entry import run_entry
 from cli.launcher import read_launch
-
-if TYPE_CHECKING:
-    from engine.config import Config
-
-
-def load_schema() -> type:
-    """Import the configuration, and with it torch, which takes seconds: --help and the shell's completion go without."""
-    from engine.config import Config
-
-    return Config
+from engine.checks import check_values
+from engine.config import Config
 
 
-def main(config: "Config") -> None:
+def main(config: Config) -> None:
+    check_values(config)  # what is wrong is said before torch is imported, which takes seconds
     if not config.dry_run:
-        read_launch()  # variables that make no launch are refused before torch is imported
+        read_launch()
     from engine.dry_run import print_plan
     from engine.session import train
 
@@ -32,4 +23,4 @@ def main(config: "Config") -> None:
 
 
 if __name__ == "__main__":  # the fish shell completes only files with the words @hydra.main in them
-    run_entry(main, load_schema, config_name="train", literal=("out_dir", "run_name", "data.dir"), has_ranks=True)
+    run_entry(main, Config, config_name="train", literal=("out_dir", "run_name", "data.dir"), has_ranks=True)

@@ -7,13 +7,16 @@ import difflib
 import os
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import Field, fields, is_dataclass
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_args
 
+from hydra import compose, initialize_config_dir
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+
+from cli.hints import NUMBERS_OF_GROUPS, other_name
 
 CONFIG_DIR = str(Path(__file__).resolve().parent.parent / "configs")
 
@@ -81,7 +84,6 @@ def explain_type(error: OmegaConfBaseException, schema: type) -> str:
 def explain_composition(error: HydraException, schema: type, config_name: str, overrides: Iterable[str] = ()) -> ConfigError:
     """Say in one line what Hydra says in several, with the nearest name that exists."""
     text = str(error)
-    chosen = chosen_groups(config_name, overrides)
     key = re.search(r"Could not override '([^']+)'", text)
     group = re.search(r"(?:In '[^']*': )?Could not (?:find|load) '?([^'\s]+)'?", text)
     options = re.search(r"Available options in '[^']*':\s*((?:\s*\S+\n?)+?)(?:\n\n|Config search|\Z)", text)
@@ -91,11 +93,11 @@ def explain_composition(error: HydraException, schema: type, config_name: str, o
         return ConfigError(f"{group_name}={wanted}: no such choice{nearest(wanted, names)}; there are: {', '.join(names)}")
     unknown_group = re.search(r"Could not override '([^'@]+)'\.\s*\n?No match in the defaults list", text)
     if unknown_group:
-        return ConfigError(unknown_key(unknown_group[1], schema, chosen))
+        return ConfigError(unknown_key(unknown_group[1], schema, config_name, overrides))
     if isinstance(error, ConfigCompositionException) and key:
         cause = first_line(error.__cause__) if error.__cause__ else ""
         if "is not in struct" in text or "not in" in cause or not cause:
-            return ConfigError(unknown_key(key[1], schema, chosen))
+            return ConfigError(unknown_key(key[1], schema, config_name, overrides))
         return ConfigError(f"{key[1]}: {cause}")
     several = re.match(r"Ambiguous value for argument '(.*)'", text)
     if several:
@@ -118,13 +120,50 @@ def chosen_groups(config_name: str, overrides: Iterable[str]) -> dict[str, str]:
     return chosen | {group: given[group] for group in chosen.keys() & given.keys()}
 
 
-def unknown_key(key: str, schema: type, chosen: dict[str, str] | None = None) -> str:
-    """Return the complaint about a key that schema does not have; chosen restricts what is proposed to these choices."""
-    for field in fields(schema):
-        owners = [name for name, child in held_schemas(field).items() if key in key_names(child, f"{field.name}.")]
-        if owners and chosen:
-            return f"unknown key '{key}' of {field.name}={chosen[field.name]}; {field.name}={'|'.join(owners)} has it"
-    return f"unknown key '{key}'{nearest(key, list(key_names(schema, chosen=chosen)))}"
+def unknown_key(key: str, schema: type, config_name: str = "", overrides: Iterable[str] = ()) -> str:
+    """Return the complaint about a key that schema does not have; overrides restrict what is proposed to what they choose.
+
+    A field with metadata["group"] holds what the chosen file of that group has: the files are asked, for the dataclasses of
+    the models come with torch.
+    """
+    names = list(key_names(schema))
+    groups = [field.name for field in fields(schema) if field.metadata.get("group")]
+    known_elsewhere = other_name(key, names, groups)
+    if known_elsewhere:
+        return f"unknown key '{key}'{known_elsewhere}"
+    for group in groups if config_name else ():
+        chosen = chosen_groups(config_name, overrides)[group]
+        is_below = key.startswith(f"{group}.")
+        keys = keys_of_choices(config_name, group, [c for c in choices_of(group) if is_below or c == chosen])
+        owners = [choice for choice in keys if key in keys[choice]]
+        if owners:
+            return f"unknown key '{key}' of {group}={chosen}; {group}={'|'.join(owners)} has it"
+        names += keys.get(chosen, [])
+    return f"unknown key '{key}'{nearest(key, names)}"
+
+
+def keys_of_choices(config_name: str, group: str, choices: list[str]) -> dict[str, list[str]]:
+    """Return the dotted keys below a group's name, for each of these choices of the group."""
+    with initialize_config_dir(CONFIG_DIR, version_base="1.3"):
+        nodes = {choice: compose(config_name, [f"{group}={choice}"])[group] for choice in choices}
+    return {choice: [f"{group}.{key}" for key in node] for choice, node in nodes.items()}
+
+
+def choices_of(group: str) -> list[str]:
+    return sorted(path.stem for path in (Path(CONFIG_DIR) / group).glob("*.yaml"))
+
+
+def check_choices(arguments: Iterable[str]) -> None:
+    """Raise ConfigError for a choice that a group does not have; Hydra has no words for numbers."""
+    for argument in arguments:
+        group, _, choice = argument.partition("=")
+        choices = choices_of(group) if re.fullmatch(r"\w+", group) and group != "hydra" else []
+        if choices and choice not in (*choices, "null") and re.fullmatch(r"[\w.+-]*", choice):
+            number = NUMBERS_OF_GROUPS.get(group, "") if choice.isdecimal() else ""
+            raise ConfigError(
+                f"{argument}: no such choice{'' if number else nearest(choice, choices)}; there are: {', '.join(choices)}"
+                + (f"; {number.format(value=choice)}" if number else "")
+            )
 
 
 def nearest(name: str, names: list[str]) -> str:
@@ -139,23 +178,13 @@ def nearest_divisor(number: int, wanted: int) -> int:
     return min((d for d in range(1, number + 1) if number % d == 0), key=lambda d: abs(d - wanted))
 
 
-def key_names(schema: type, prefix: str = "", chosen: dict[str, str] | None = None) -> Iterator[str]:
-    """Yield every dotted key of a dataclass.
-
-    chosen[field] names the dataclass that a field with several holds.
-    """
+def key_names(schema: type, prefix: str = "") -> Iterator[str]:
+    """Yield every dotted key of a dataclass."""
     for field in fields(schema):
         yield prefix + field.name
-        inner = [t for t in (field.type, *get_args(field.type)) if is_dataclass(t)]
-        schemas = held_schemas(field)
-        held = (chosen or {}).get(field.name)
-        for child in (*inner, *([schemas[held]] if held in schemas else schemas.values())):
-            yield from key_names(child, f"{prefix}{field.name}.")
-
-
-def held_schemas(field: Field) -> dict[str, type]:
-    """Return the dataclasses that a field may hold, by name: metadata["schemas"] is a function that returns them."""
-    return field.metadata["schemas"]() if "schemas" in field.metadata else {}
+        for inner in (field.type, *get_args(field.type)):
+            if isinstance(inner, type) and is_dataclass(inner):
+                yield from key_names(inner, f"{prefix}{field.name}.")
 
 
 def first_line(error: BaseException) -> str:

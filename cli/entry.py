@@ -17,7 +17,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from cli.composition import CONFIG_DIR, ConfigError, explain_composition, first_line, to_dataclass
+from cli.composition import CONFIG_DIR, ConfigError, check_choices, explain_composition, first_line, to_dataclass
 from cli.help import print_help
 from cli.launcher import forget_launch, is_silent
 from cli.surroundings import prepare_surroundings
@@ -52,7 +52,7 @@ SLOWEST_START = 5.0  # seconds by which one rank may come to an error later than
 
 def run_entry(
     function: Callable[[Any], None],
-    schema: type | Callable[[], type],
+    schema: type,
     config_name: str,
     literal: tuple[str, ...] = (),
     has_ranks: bool = False,
@@ -60,8 +60,7 @@ def run_entry(
     """Compose configs/<config_name>.yaml with the command line, check it against schema, call function(config).
 
     Args:
-        schema: the dataclass of the configuration, or a function that imports it: help and the shell's completion then
-            need not wait for torch.
+        schema: the dataclass of the configuration; its module, like the program's, imports torch only when it is called.
         literal: keys, of paths above all, whose values are taken as they are written, without Hydra's quotes.
         has_ranks: whether torchrun may start the program; if not, the variables of a launcher mean nothing to it.
 
@@ -71,14 +70,15 @@ def run_entry(
     # Hydra would print its own errors and exit with 1; so set, it lets them through to us.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     composed: list[DictConfig] = []  # one; our function is called outside Hydra, which would print over its errors
-    with ending_in_one_line(lambda error: explain_composition(error, imported(schema), config_name, sys.argv[1:]), has_ranks):
+    with ending_in_one_line(lambda error: explain_composition(error, schema, config_name, sys.argv[1:]), has_ranks):
         sys.argv[1:] = [quoted(argument, literal) for argument in sys.argv[1:]]
         check_flags(sys.argv[1:])
+        check_choices(sys.argv[1:])
         if {"-h", "--help"} & set(sys.argv[1:]):
             return print_help(config_name, [a for a in sys.argv[1:] if not a.startswith("-")])
         hydra.main(version_base="1.3", config_path=CONFIG_DIR, config_name=config_name)(composed.append)()
         for raw in composed:
-            function(to_dataclass(raw, imported(schema)))
+            function(to_dataclass(raw, schema))
 
 
 @contextmanager
@@ -139,10 +139,6 @@ def fail(error: Exception) -> None:
     else:
         print(f"error: {error}", file=sys.stderr, flush=True)
     sys.exit(getattr(error, "exit_code", 1))
-
-
-def imported(schema: type | Callable[[], type]) -> type:
-    return schema if isinstance(schema, type) else schema()
 
 
 def check_flags(arguments: list[str]) -> None:

@@ -8,7 +8,6 @@ from typing import Any
 
 from cli.composition import ConfigError, nearest, nearest_divisor
 from engine.config import Config
-from engine.models import MODELS, model_config
 
 DTYPES = ("float32", "bfloat16")
 COUNTS = (
@@ -38,8 +37,10 @@ ONE_OF = {
 
 def check_config(config: Config) -> None:
     """Raise ConfigError for values that cannot run; fill in the run's name."""
-    model_config(config.model)
     check_values(config)
+    from engine.models import model_config  # with torch, which takes seconds: what is above needs none
+
+    model_config(config.model)
     check_combinations(config)
     if config.run_name is None:
         config.run_name = default_run_name(config)
@@ -127,6 +128,8 @@ def name_variant(node: dict[str, Any]) -> list[str]:
 
     The fields that are not at their defaults, and a digest of the whole node, for other fields may differ as well.
     """
+    from engine.models import MODELS
+
     schema = MODELS[node["name"]].Config
     inherited = {f.name for base in schema.__bases__ if is_dataclass(base) for f in fields(base)}
     own = [f for f in fields(schema) if f.name not in inherited]

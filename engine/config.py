@@ -12,13 +12,6 @@ from corpus.sources import DataConfig
 neutral = {"neutral": True}
 
 
-def model_schemas() -> dict[str, type]:
-    """Return the models' own Configs by name; imported late, for with them comes torch, which takes seconds."""
-    from engine.models import MODELS
-
-    return {name: module.Config for name, module in MODELS.items()}
-
-
 @dataclass
 class PrecisionConfig:
     name: str
@@ -35,7 +28,7 @@ class WandbConfig:
 @dataclass
 class Config:
     # name, and the fields of that model's Config
-    model: dict[str, Any] = field(metadata={"schemas": model_schemas})
+    model: dict[str, Any] = field(metadata={"group": True})
     size: str = field(metadata=neutral)  # a label, for the run's name and the report: `model` says what it means
     context: str = field(metadata=neutral)
     data: DataConfig = field(metadata=neutral)  # compared by the digest of what was prepared from it

@@ -98,4 +98,4 @@ def main(config: Config) -> None:
 if __name__ == "__main__":
     name, _, value = sys.argv.pop(1).partition("=")
     FAULTS[name](value)
-    run_entry(main, Config, config_name="train")
+    run_entry(main, Config, config_name="train", has_ranks=True)

@@ -153,7 +153,7 @@ def show_and_validate(self, *arguments):
     validate(self, *arguments)
     assert all(hasattr(p, "placements") for p in self.raw_model.parameters())  # nothing gathered was left behind
 Trainer.validate = show_and_validate
-run_entry(faulty_train.main, Config, config_name="train")
+run_entry(faulty_train.main, Config, config_name="train", has_ranks=True)
 """
 
 
