@@ -28,8 +28,10 @@ def test_every_shipped_choice_composes_validates_and_builds(model, choice):
     config = composed(f"model={model}", choice)
     assert build_model(config.model, device="meta").config.n_embd == config.model["n_embd"]
     assert config.model["name"] == model
-    check_batch(config, world_size=1 if config.size == "tiny" else 8)
-    assert (config.weight_decay, config.warmup_steps) == (0, 0) if model == "ngpt" else config.weight_decay > 0
+    check_batch(config, world_size=1 if config.size in ("tiny", "small") else 8)
+    assert (config.weight_decay > 0) == (model != "ngpt")
+    if model == "ngpt" and config.size != "small":  # the ladder of docs/results/small gives every arm the same warmup
+        assert config.warmup_steps == 0
 
 
 def test_the_paper_experiments_are_there_and_say_command_and_expectation():
