@@ -1,38 +1,73 @@
 #!/usr/bin/env bash
-# Fresh machine -> virtual environment -> install -> the documentation inside CPython as a corpus -> both arms at several
-# budgets -> the speedup report -> a sample from each. Run it again after an interruption: what is done is not done again.
-# More seeds: SEEDS="1 2 3" bash scripts/quickstart.sh
+# GPT against nGPT from a fresh machine, in about five minutes on two CPU cores after an installation of two minutes.
+#
+#   bash scripts/quickstart.sh            both arms tuned, two budgets, three seeds (sweeps/quickstart.yaml)
+#   bash scripts/quickstart.sh careless   then once more against a baseline that nobody tuned (sweeps/quickstart_careless.yaml)
+#
+# It installs into .venv, turns the documentation inside CPython into a corpus, trains 12 models of one million parameters, one
+# process per core, and compares them: the speedup, perplexity beyond the training context, the learned scales, a sample of each.
+# The same command continues after an interruption and does nothing twice. PYTHON=python3.12 chooses the interpreter.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+
+case ${1:-} in
+  "" | careless) ;;
+  -h | --help | help)
+    sed -n '2,/^set /s/^# \{0,1\}//p' scripts/quickstart.sh
+    exit
+    ;;
+  *)
+    echo "error: $1: give nothing, or 'careless'; --help explains" >&2
+    exit 2
+    ;;
+esac
+
+[ -x .venv/bin/python ] || echo "--- installing into .venv: about two minutes, once"
 . scripts/environment.sh requirements.txt
 
-seeds=${SEEDS:-1337}
-budgets="100 200 400 800" # optimizer steps of 2048 tokens; each is a run of its own, annealed to zero
-runs=()
+report=report/quickstart
+longest=160 # steps of the largest budget in sweeps/quickstart*.yaml
+cores=$(nproc 2> /dev/null || getconf _NPROCESSORS_ONLN)
 
-# torch.compile makes both arms faster, nGPT more; on a CPU it needs a C++ compiler and Python's headers.
-if python -c 'import torch; torch.compile(lambda x: x.sin() + 1)(torch.ones(4))' >/dev/null 2>&1; then compile=true; else compile=false; fi
+train() { # name of the sweep; a run is too small to gain from a second core
+  echo "--- training: sweeps/$1.yaml, $cores runs at a time"
+  python scripts/sweep.py "sweeps/$1.yaml" jobs="$cores"
+}
 
-train() { # arm steps seed
-  local name="quickstart-$1-$2steps-seed$3" options=()
-  runs+=("runs/$name")
-  [ "$1" = ngpt ] || options=(warmup_steps=$(($2 / 5))) # the baseline needs a warmup, nGPT's recipe has none
-  echo "--- $1, $2 steps, seed $3"
-  python train.py experiment=quickstart model="$1" max_steps="$2" seed="$3" run_name="$name" compile=$compile "${options[@]}"
+show() { # file, command...: run the command unless its output is kept and newer than all results; print it
+  local file=$1
+  shift
+  if [ ! -s "$file" ] || [ -n "$(find runs/quickstart* -name status.json -newer "$file" -print -quit)" ]; then
+    mkdir -p "$(dirname "$file")"
+    "$@" > "$file.partial"
+    mv "$file.partial" "$file"
+  fi
+  cat "$file"
 }
 
 [ -f data/docs/manifest.json ] || python prepare_owt.py data=docs
-for seed in $seeds; do
-  for steps in $budgets; do
-    train gpt "$steps" "$seed"
-    train ngpt "$steps" "$seed"
-  done
-done
+train quickstart
 
+longest_runs=(runs/quickstart/*gpt-${longest}steps-*)
+pair=(runs/quickstart/gpt-${longest}steps-*-seed1 runs/quickstart/ngpt-${longest}steps-*-seed1)
+
+echo "--- perplexity beyond the training context"
+show $report/extrapolation/output.txt python scripts/extrapolate.py "${longest_runs[@]}" multiples=1,2,4,8 max_tokens=32768 \
+  out=$report/extrapolation
+echo "--- the learned scales, from the checkpoints of one seed"
+show $report/inspection/output.txt python scripts/inspect_weights.py "${pair[@]}" out=$report/inspection
+echo "--- a sample of each"
+show $report/samples.txt python sample.py "${pair[@]}" prompt='Return the ' max_new_tokens=200 temperature=0.7
 echo "--- the comparison"
-python scripts/compare.py "${runs[@]}" --out report/quickstart
-for arm in gpt ngpt; do
-  echo "--- a sample from $arm"
-  python sample.py "runs/quickstart-$arm-${budgets##* }steps-seed${seeds##* }" prompt='Return the ' max_new_tokens=200 temperature=0.7
-done
-echo "--- done: open report/quickstart/report.html"
+show $report/output.txt python scripts/compare.py runs/quickstart/*gpt-* out=$report
+echo "--- done: open $report/report.html"
+
+if [ "${1:-}" = careless ]; then
+  train quickstart_careless
+  echo "--- the same nGPT against a baseline that nobody tuned: initial std 0.02, hardly a warmup"
+  show ${report}_careless/output.txt python scripts/compare.py runs/quickstart_careless/*gpt-* runs/quickstart/ngpt-* \
+    out=${report}_careless
+  echo "--- and against the tuned one"
+  sed -n 1,3p $report/output.txt
+  echo "--- done: open ${report}_careless/report.html"
+fi

@@ -170,10 +170,9 @@ def extrapolate_runs(settings: ExtrapolateSettings) -> None:
             # Imported late: matplotlib takes a second, and a refusal should come at once.
             from lab.evaluation.extrapolation_plot import draw_extrapolation
 
-            paths = [out / "extrapolation.json", out / "extrapolation.png"]
-            write_json_atomically(paths[0], result)
-            draw_extrapolation(result, paths[1])
-            print("\nwrote " + ", ".join(map(str, paths)))
+            path = out / "extrapolation.json"
+            write_json_atomically(path, result)
+            print(f"\nwrote {path}, {draw_extrapolation(result, out).path}")
 
 
 def answer_tasks(settings: DownstreamSettings) -> None:
