@@ -20,6 +20,7 @@ PROGRAMS = {
     "scripts/export_hf.py": ("lab.export.cli", "PROGRAM"),
     "scripts/extrapolate.py": ("lab.evaluation.cli", "EXTRAPOLATE"),
     "scripts/inspect_weights.py": ("lab.inspection.cli", "PROGRAM"),
+    "scripts/runs.py": ("lab.list_runs", "PROGRAM"),
     "scripts/soak.py": ("lab.soak.cli", "PROGRAM"),
     "scripts/sweep.py": ("lab.sweeps.cli", "PROGRAM"),
 }

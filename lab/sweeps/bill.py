@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from engine.accounting import BF16_PEAKS, count_parameters, flops_per_token
 from engine.config import Config
 from engine.models import build_model
+from lab.words import format_tokens
 
 CARDS = {"H100": "H100", "A100": "A100", "4090": "RTX 4090"}  # as people call them: as BF16_PEAKS does
 BYTES_PER_PARAMETER = 3 * 4  # fp32 weights and AdamW's two moments
@@ -27,10 +28,10 @@ def describe_bill(configs: Sequence[Config], mfu: float) -> str:
         per_token, parameters = counted[key]
         flops += per_token * config.tokens_per_step * config.max_steps
         disk += checkpoints_kept(config) * parameters * BYTES_PER_PARAMETER
-    hours = ", ".join(f"{say(flops / (mfu * BF16_PEAKS[name]) / 3600)} {card}-hours" for card, name in CARDS.items())
+    hours = ", ".join(f"{say(flops / (mfu * BF16_PEAKS[name]) / 3600)} hours of one {card}" for card, name in CARDS.items())
     return (
-        f"the bill: {say(tokens)} tokens, {say(flops)} FLOPs, {say(disk / 1e9)} GB of checkpoints\n"
-        f"at mfu={mfu:g} of the bf16 peak: {hours}; on a CPU, time one point (time: in runs/NAME/metrics.jsonl)"
+        f"the bill: {format_tokens(tokens)} tokens, {flops:.2e} FLOPs, {say(disk / 1e9)} GB of checkpoints\n"
+        f"at {100 * mfu:g}% of the card's bf16 peak (mfu={mfu:g}): {hours}"
     )
 
 
@@ -42,5 +43,5 @@ def checkpoints_kept(config: Config) -> int:
 
 
 def say(number: float) -> str:
-    """Return a number in three digits: 12,300; 4.2e+17."""
-    return f"{number:,.0f}" if 1000 <= number < 1e6 else f"{number:.3g}"
+    """Return a number in about three digits: 12,300; 1.5; less than 0.01."""
+    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}" if number >= 0.01 else "less than 0.01"

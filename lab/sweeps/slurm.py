@@ -50,7 +50,7 @@ def write_array(folder: Path, sweep: Sweep, points: list[Point], nproc: int, job
         raise ConfigError(f"{commands}: there already, and queued tasks may still read it; choose another folder")
     if any(char in str(logs) for char in "\n\"'\\% "):
         raise ConfigError(f"{logs}: a path for Slurm's logs cannot have spaces, quotes, backslashes or %")
-    lines = [line for line in SINGLE.read_text().splitlines() if line.startswith("#SBATCH ")]
+    lines = [line for line in SINGLE.read_text(encoding="utf-8").splitlines() if line.startswith("#SBATCH ")]
     text = SCRIPT.format(
         count=len(points),
         name=sweep.name,
@@ -66,8 +66,10 @@ def write_array(folder: Path, sweep: Sweep, points: list[Point], nproc: int, job
     )
     try:
         logs.mkdir(parents=True, exist_ok=True)
-        commands.write_text("".join(shlex.join(["python", "train.py", *point.overrides]) + "\n" for point in points))
-        script.write_text(text)
+        commands.write_text(
+            "".join(shlex.join(["python", "train.py", *point.overrides]) + "\n" for point in points), encoding="utf-8"
+        )
+        script.write_text(text, encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"{folder}: cannot be written ({error.strerror})") from None
     return script
