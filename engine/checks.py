@@ -120,7 +120,8 @@ def default_run_name(config: Config) -> str:
     ]
     if config.precision.name != "bf16":
         parts.append(config.precision.name)
-    return "-".join([*parts, f"seed{config.seed}"])
+    # A data.name may hold what no folder's name should.
+    return re.sub(r"[^A-Za-z0-9_.+-]+", "_", "-".join([*parts, f"seed{config.seed}"]))
 
 
 def name_variant(node: dict[str, Any]) -> list[str]:
