@@ -82,6 +82,10 @@ class Config:
 NEUTRAL = {f.name for f in fields(Config) if f.metadata.get("neutral")}
 
 
+# Keys of `model` that earlier versions had, with the value that is now the only one: their run folders can still be read.
+RETIRED = {"qk_norm": True}
+
+
 def is_neutral(key: str) -> bool:
     """Return whether a dotted key leaves the result alone; of a group all keys do, or none."""
     return key.partition(".")[0] in NEUTRAL

@@ -201,7 +201,7 @@ def test_help_has_the_values_of_this_command_line():
 def test_every_entry_has_help(script):
     text = run(script, "--help").stdout
     assert "Powered by Hydra" not in text and "{" not in text.replace("${", "")
-    assert re.search(r"^ +(device|num_proc|--out)\b", text, re.MULTILINE)
+    assert re.search(r"^ +(device|num_proc|out)\b", text, re.MULTILINE)
 
 
 @pytest.mark.parametrize(
