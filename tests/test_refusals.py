@@ -1,8 +1,9 @@
 """What train.py refuses before the first step: one table of mistakes, what the one line says, the exit code."""
 
 import pytest
-from training import SMALL, error_line, refusal, run
+from training import ROOT, SMALL, error_line, refusal, run
 
+MODELS = ", ".join(sorted(path.stem for path in (ROOT / "configs/model").glob("*.yaml")))
 MISTAKES = {  # a mistake, what the one line must say, the exit code
     "lerning_rate=1e-3": ("unknown key 'lerning_rate': did you mean 'learning_rate'?", 2),
     "+lerning_rate=1e-3": ("unknown key 'lerning_rate': did you mean 'learning_rate'?", 2),
@@ -10,7 +11,7 @@ MISTAKES = {  # a mistake, what the one line must say, the exit code
     "+model.n_heads=3": ("unknown key 'n_heads': did you mean 'n_head'?", 2),
     "+data.fils=3": ("unknown key 'data.fils': did you mean 'data.files'?", 2),
     "modle=gpt": ("unknown key 'modle': did you mean 'model'?", 2),
-    "model=gtp": ("model=gtp: no such choice: did you mean 'gpt'?; there are: gpt, gpt_qknorm, ngpt, ngpt_ablation", 2),
+    "model=gtp": (f"model=gtp: no such choice: did you mean 'gpt'?; there are: {MODELS}", 2),
     "size=2b": ("size=2b: no such choice; there are: 0.5b, 124m, 1b, 3b, 7b, tiny", 2),
     "max_steps=many": ("max_steps: Value 'many' of type 'str' could not be converted to Integer", 2),
     "model.n_embd=1.5": ("n_embd: Value '1.5' of type 'float' could not be converted to Integer", 2),
