@@ -11,7 +11,6 @@ from tqdm import tqdm
 from corpus.manifest import SPLITS
 from runfolder.files import write_json_atomically
 
-PROGRESS_NAME = "progress.json"
 SECONDS_BETWEEN_LINES = 10.0
 
 

@@ -9,6 +9,7 @@ weights, optimizer state and the step are all that an exact continuation needs.
 import json
 import os
 import shutil
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from cli.composition import to_dataclass
 from engine.distributed import full_tensor, shard_as
 from engine.models import build_model
 from engine.optimizer_state import flatten_optimizer, restore_optimizer
+from engine.updates import Optimizer
 from runfolder.files import sha256_of, sync_path
 from runfolder.layout import checkpoint_name, checkpoint_step, list_checkpoints
 
@@ -60,9 +62,7 @@ class Snapshot:
         return sum(t.numel() * t.element_size() for part in (self.model, self.optimizer) for t in part.values())
 
 
-def take_snapshot(
-    model: torch.nn.Module, optimizer: torch.optim.Optimizer, state: TrainerState, is_kept: bool = True
-) -> Snapshot | None:
+def take_snapshot(model: torch.nn.Module, optimizer: Optimizer, state: TrainerState, is_kept: bool = True) -> Snapshot | None:
     """Copy weights, optimizer and state to the CPU's memory; None where it is not kept.
 
     Sharded tensors are gathered one at a time, so of such a model every rank must take it, and one keeps it.
@@ -72,10 +72,10 @@ def take_snapshot(
     return Snapshot(asdict(state), weights, moments) if is_kept else None
 
 
-def write_checkpoint(folder: Path, snapshot: Snapshot, keep: int, keep_every: int | None) -> Path:
+def write_checkpoint(folder: Path, snapshot: Snapshot, keep: int, keep_every: int | None, keep_steps: Collection[int] = ()) -> Path:
     """Write a checkpoint under a temporary name, make it durable, publish it by renaming, delete what is not to be kept.
 
-    The newest `keep` are kept, and those of steps divisible by keep_every.
+    The newest `keep` are kept, and those of steps divisible by keep_every or named in keep_steps.
 
     Raises:
         CheckpointError: it could not be written; the earlier checkpoints are untouched.
@@ -100,7 +100,8 @@ def write_checkpoint(folder: Path, snapshot: Snapshot, keep: int, keep_every: in
         os.replace(temporary, final)
         sync_path(folder)
         for old in list_checkpoints(folder)[keep:]:
-            if not (keep_every and checkpoint_step(old) % keep_every == 0):
+            step = checkpoint_step(old)
+            if not (keep_every and step % keep_every == 0 or step in keep_steps):
                 shutil.rmtree(old)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -194,7 +195,7 @@ def load_model(path: Path, model: torch.nn.Module) -> None:
         raise CheckpointError(f"{path}/model.safetensors does not fit the configuration ({str(error).splitlines()[0]})") from None
 
 
-def load_optimizer(path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
+def load_optimizer(path: Path, model: torch.nn.Module, optimizer: Optimizer) -> None:
     """Load optimizer.safetensors into optimizer, in place, by the parameters' names.
 
     Raises:

@@ -3,6 +3,7 @@
 import sys
 import threading
 import time
+from collections.abc import Collection
 from pathlib import Path
 
 from engine.checkpoint import CheckpointError, Snapshot, write_checkpoint
@@ -19,8 +20,8 @@ class CheckpointWriter:
     RETRY_SECONDS = (0.5, 2.0, 8.0)
     MAX_FAILED = 3
 
-    def __init__(self, folder: Path, keep: int, keep_every: int | None):
-        self.folder, self.keep, self.keep_every = folder, keep, keep_every
+    def __init__(self, folder: Path, keep: int, keep_every: int | None, keep_steps: Collection[int] = ()):
+        self.folder, self.keep, self.keep_every, self.keep_steps = folder, keep, keep_every, keep_steps
         self.thread: threading.Thread | None = None
         self.error: CheckpointError | None = None  # of the last write
         self.failed = 0  # writes in a row
@@ -47,7 +48,7 @@ class CheckpointWriter:
     def _write(self, snapshot: Snapshot) -> None:
         for pause in (*self.RETRY_SECONDS, None):
             try:
-                write_checkpoint(self.folder, snapshot, self.keep, self.keep_every)
+                write_checkpoint(self.folder, snapshot, self.keep, self.keep_every, self.keep_steps)
             except CheckpointError as error:
                 self.error = error
             except Exception as error:  # whatever it is, the main thread must hear of it

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import re
 from dataclasses import MISSING, fields, is_dataclass
 from typing import Any
@@ -21,6 +22,7 @@ COUNTS = (
 )
 POSITIVE = (*COUNTS, "learning_rate", "adam_epsilon", "timeout_seconds")
 NOT_NEGATIVE = ("min_learning_rate", "warmup_steps", "weight_decay", "grad_clip", "seed", "max_nonfinite", "recompute_layers")
+FACTORS = ("rate_multiplier", "init_multiplier")  # each of their values is positive
 BELOW_ONE = ("beta1", "beta2")  # and not negative
 POSITIVE_OR_NULL = {"eval_windows": "the whole validation file", "keep_every": "none beside the newest"}
 ONE_OF = {
@@ -30,6 +32,10 @@ ONE_OF = {
     "verify_data": ("fast", "full"),
     "on_nonfinite": ("stop", "skip", "rollback"),
     "parallel": ("ddp", "fsdp"),
+    "schedule": ("cosine", "wsd"),
+    "decay": ("linear", "sqrt"),
+    "update": ("adamw", "muon", "adamh"),
+    "parametrization": ("standard", "transfer"),
     "precision.matmul": (*DTYPES, "float8"),
     "precision.matrices": DTYPES,
 }
@@ -39,7 +45,9 @@ def check_config(config: Config) -> None:
     """Raise ConfigError for values that cannot run; fill in the run's name."""
     check_values(config)
     from engine.models import model_config  # with torch, which takes seconds: what is above needs none
+    from engine.parametrization import apply_transfer
 
+    apply_transfer(config)
     model_config(config.model)
     check_combinations(config)
     if config.run_name is None:
@@ -56,6 +64,12 @@ def check_values(config: Config) -> None:
     for name in NOT_NEGATIVE:
         if not getattr(config, name) >= 0:
             raise ConfigError(f"{name}={getattr(config, name)}: must not be negative")
+    for group in FACTORS:
+        for name, value in vars(getattr(config, group)).items():
+            if not 0 < value < math.inf:
+                raise ConfigError(f"{group}.{name}={value}: must be positive")
+    if not 0 < config.decay_fraction <= 1:
+        raise ConfigError(f"decay_fraction={config.decay_fraction}: must be above 0 and at most 1")
     for name in BELOW_ONE:
         if not 0 <= getattr(config, name) < 1:
             raise ConfigError(f"{name}={getattr(config, name)}: must be at least 0 and below 1")
@@ -79,6 +93,15 @@ def check_combinations(config: Config) -> None:
             f"warmup_steps={config.warmup_steps} leaves nothing of max_steps={config.max_steps}; try "
             f"warmup_steps={config.max_steps // 10}"
         )
+    if config.schedule == "wsd" and config.warmup_steps > config.decay_start:
+        raise ConfigError(
+            f"warmup_steps={config.warmup_steps} reaches into the decay, which begins at step {config.decay_start} "
+            f"(decay_fraction={config.decay_fraction})"
+        )
+    if config.branch_from is not None and config.schedule != "wsd":
+        raise ConfigError(f"branch_from needs schedule=wsd: with schedule={config.schedule} every step depends on max_steps")
+    if config.update == "muon" and config.parallel != "ddp":
+        raise ConfigError(f"update=muon needs each matrix whole; parallel={config.parallel} shards them: take parallel=ddp")
     if config.parallel == "fsdp" and config.precision.matrices != "float32":
         raise ConfigError(
             f"parallel=fsdp gathers a block's weights in one type; precision={config.precision.name} "
@@ -120,8 +143,10 @@ def default_run_name(config: Config) -> str:
     ]
     if config.precision.name != "bf16":
         parts.append(config.precision.name)
-    # A data.name may hold what no folder's name should.
-    return re.sub(r"[^A-Za-z0-9_.+-]+", "_", "-".join([*parts, f"seed{config.seed}"]))
+    for key, usual in (("update", "adamw"), ("schedule", "cosine"), ("parametrization", "standard")):
+        if getattr(config, key) != usual:
+            parts.append(getattr(config, key))
+    return "-".join([*parts, f"seed{config.seed}"])
 
 
 def name_variant(node: dict[str, Any]) -> list[str]:

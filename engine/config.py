@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Optional
 
-from corpus.settings import DataConfig
+from corpus.sources import DataConfig
 
 # A key that changes neither the trajectory nor its evaluation. A run may be continued with another value, a sweep takes the run
 # for the same point, and a comparison takes two runs that differ in nothing else for two seeds. This is the only list: all
@@ -23,6 +23,35 @@ class PrecisionConfig:
 class WandbConfig:
     mode: str = "disabled"  # disabled | offline | online
     project: str = "gpt-vs-ngpt"
+
+
+@dataclass
+class RateMultipliers:
+    """Factors of the learning rate, by kind of parameter (engine/models.py)."""
+
+    embedding: float = 1.0
+    matrices: float = 1.0  # of the blocks
+    output: float = 1.0
+    scales: float = 1.0  # gains and learned scales
+
+
+@dataclass
+class InitMultipliers:
+    """Factors of the initial weights, by kind of parameter."""
+
+    embedding: float = 1.0
+    matrices: float = 1.0
+    output: float = 1.0
+
+
+@dataclass
+class BaseConfig:
+    """The small model that was tuned, for parametrization=transfer."""
+
+    n_embd: Optional[int] = None
+    n_layer: Optional[int] = None
+    max_steps: Optional[int] = None
+    applied: bool = False  # true in a run's folder: the multipliers and the model's keys hold what follows from it
 
 
 @dataclass
@@ -68,6 +97,16 @@ class Config:
     max_nonfinite: int = field(default=3, metadata=neutral)  # steps skipped or rolled back from before the run stops after all
     timeout_seconds: float = field(default=600.0, metadata=neutral)  # how long a rank waits for the others before it gives up
     recompute_layers: int = field(default=0, metadata=neutral)  # blocks whose activations are computed again in the backward pass
+    schedule: str = "cosine"  # cosine | wsd: warmup, stable, decay; the stable part does not depend on max_steps
+    decay_fraction: float = 0.2  # of max_steps, of wsd
+    decay: str = "linear"  # linear | sqrt (1 - sqrt of the progress): the form of wsd's decay
+    update: str = "adamw"  # adamw | muon | adamh: how a step changes the blocks' matrices; all else takes AdamW's
+    rate_multiplier: RateMultipliers = field(default_factory=RateMultipliers)
+    init_multiplier: InitMultipliers = field(default_factory=InitMultipliers)
+    parametrization: str = "standard"  # standard | transfer: rates and inits follow from a tuned base (docs/method.md)
+    base: BaseConfig = field(default_factory=BaseConfig)
+    branch_from: Optional[str] = field(default=None, metadata={**neutral, "is_path": True})  # wsd: a longer run, the trunk
+    keep_steps: list[int] = field(default_factory=list, metadata=neutral)  # checkpoints of these steps are made and kept
     parallel: str = field(default="ddp", metadata=neutral)  # ddp | fsdp: the whole model on every rank, or a part of it on each
 
     @property
@@ -75,15 +114,16 @@ class Config:
         return self.global_batch_size * self.model["sequence_length"]
 
     @property
+    def decay_start(self) -> int:
+        """The step from which wsd's rate decays: up to there a run does not depend on max_steps."""
+        return self.max_steps - round(self.decay_fraction * self.max_steps)
+
+    @property
     def run_dir(self) -> Path:
         return Path(self.out_dir) / str(self.run_name)  # check_config has given it a name
 
 
 NEUTRAL = {f.name for f in fields(Config) if f.metadata.get("neutral")}
-
-
-# Keys of `model` that earlier versions had, with the value that is now the only one: their run folders can still be read.
-RETIRED = {"qk_norm": True}
 
 
 def is_neutral(key: str) -> bool:

@@ -6,6 +6,7 @@ The contract: a model module has a dataclass `Config` and a class `Transformer(c
     model(tokens (B, T), cache) -> the same, for tokens that follow those already in the cache, which it adds to
     model.new_cache() -> an empty cache with length, clear() and repeat(rows), as in gpt/cache.py
     model.unembedding() -> output matrix (vocab_size, n_embd); logits = hidden states @ matrix^T
+    model.embedding, model.lm_head -> the outer matrices; every other parameter of two dimensions is a matrix of the blocks
     model.normalized_matrices() -> the matrices kept at unit norm, each with the dimension of the norm
     model.post_optimizer_step() -> called after every optimizer step, for every model
 """
@@ -21,7 +22,9 @@ import arms.angpt
 import arms.gpt_qknorm
 import arms.ngpt_variants
 import gpt.model
+import gpt.transfer
 import ngpt.model
+import ngpt.transfer
 from cli.composition import ConfigError, nearest_divisor, to_dataclass
 from ngpt.normalization import Scale
 
@@ -31,6 +34,13 @@ MODELS: dict[str, ModuleType] = {
     "gpt_qknorm": arms.gpt_qknorm,  # control arm
     "ngpt_ablation": arms.ngpt_variants,
     "angpt": arms.angpt,
+}
+# How rates and inits follow from a smaller base, for the models that have such rules.
+TRANSFERS = {
+    "gpt": gpt.transfer.transfer,
+    "gpt_qknorm": gpt.transfer.transfer,
+    "ngpt": ngpt.transfer.transfer,
+    "ngpt_ablation": ngpt.transfer.transfer,
 }
 LARGEST_CONTEXT = 1 << 20  # tokens; the rotary table grows with it, and is built before any checkpoint is read
 
@@ -67,21 +77,46 @@ def model_config(node: dict[str, Any]) -> Any:
     return config
 
 
-def build_model(node: dict[str, Any], matrices: str = "float32", device: str = "cpu") -> torch.nn.Module:
+def build_model(
+    node: dict[str, Any], matrices: str = "float32", device: str = "cpu", init: dict[str, float] | None = None
+) -> torch.nn.Module:
     """Build the model of a `model` node with its weights initialized from torch's global seed.
 
     Args:
         matrices: type in which the blocks' matrices are stored; embeddings, gains and scales are always float32
             (as in NVIDIA/ngpt).
+        init: kind of parameter (parameters_by_kind) -> factor of its initial weights; a matrix kept at unit norm stays there.
         device: "meta" allocates nothing and gives the weights' shapes alone.
     """
     config = model_config(node)
     with torch.device(device):
         model = MODELS[node["name"]].Transformer(config)
+        scale_weights(model, init or {})
     for parameter in model.blocks.parameters():
         if parameter.dim() == 2:
             parameter.data = parameter.data.to(getattr(torch, matrices))
     return model
+
+
+@torch.no_grad()
+def scale_weights(model: torch.nn.Module, factors: dict[str, float]) -> None:
+    """Multiply the parameters of each kind by its factor, in place, and bring them back to where the model keeps them."""
+    kinds = parameters_by_kind(model)
+    for kind, factor in factors.items():
+        if factor != 1:
+            for parameter in kinds[kind]:
+                parameter.mul_(factor)
+    if any(factor != 1 for factor in factors.values()):
+        model.post_optimizer_step()
+
+
+def parameters_by_kind(model: torch.nn.Module) -> dict[str, list[torch.nn.Parameter]]:
+    """Return the parameters by kind: embedding, matrices (of the blocks), output, scales (learned scales and gains)."""
+    outer = {id(model.embedding.weight): "embedding", id(model.lm_head.weight): "output"}
+    kinds: dict[str, list[torch.nn.Parameter]] = {"embedding": [], "matrices": [], "output": [], "scales": []}
+    for parameter in model.parameters():
+        kinds[outer.get(id(parameter), "matrices" if parameter.dim() == 2 else "scales")].append(parameter)
+    return kinds
 
 
 def learned_scales(model: torch.nn.Module) -> Iterator[tuple[str, Scale]]:

@@ -31,7 +31,9 @@ def parallelize(config: Config, ranks: Ranks, use_compile: bool) -> tuple[NextTo
         loss_of = place_sharded(config, ranks, use_compile)
         return loss_of, loss_of
     # Initialized on the CPU: the same weights on every device.
-    loss_of = NextTokenLoss(build_model(config.model, config.precision.matrices).to(ranks.device))
+    loss_of = NextTokenLoss(
+        build_model(config.model, config.precision.matrices, init=vars(config.init_multiplier)).to(ranks.device)
+    )
     prepare_blocks(loss_of.model.blocks, config, ranks.device)
     if use_compile:
         loss_of.compile(dynamic=False)
@@ -49,7 +51,9 @@ def place_sharded(config: Config, ranks: Ranks, use_compile: bool) -> NextTokenL
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
-    whole = build_model(config.model, config.precision.matrices) if ranks.is_main_process else None
+    whole = (
+        build_model(config.model, config.precision.matrices, init=vars(config.init_multiplier)) if ranks.is_main_process else None
+    )
     loss_of = NextTokenLoss(build_model(config.model, config.precision.matrices, device="meta"))
     prepare_blocks(loss_of.model.blocks, config, ranks.device)
     mesh = init_device_mesh(ranks.device.type, (ranks.world_size,))

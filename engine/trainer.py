@@ -22,7 +22,7 @@ from engine.failures import compiling
 from engine.interruption import Interruption, Preempted
 from engine.metrics import MetricsLog
 from engine.nonfinite import find_culprits, handle_nonfinite
-from engine.optimization import build_optimizer, learning_rate_at, set_learning_rate
+from engine.optimization import build_optimizer, learning_rate_at
 from engine.parallel import parallelize, release_gathered, set_gradient_sync
 from engine.precision import autocast
 from engine.run_data import RunData
@@ -63,7 +63,7 @@ class Trainer:
         self.windows = TrainingWindows(data.train, config.model["sequence_length"], config.seed)
         self.shape = BatchShape(config.global_batch_size, config.micro_batch_size, ranks.rank, ranks.world_size)
         self.batches = self.read_batches()
-        self.writer = CheckpointWriter(config.run_dir / CHECKPOINTS, config.keep_checkpoints, config.keep_every)
+        self.writer = CheckpointWriter(config.run_dir / CHECKPOINTS, config.keep_checkpoints, config.keep_every, config.keep_steps)
         self.logged = (self.state.step, self.state.train_seconds)  # at the last record: speed is measured from there
 
         self.phase = record_function  # names the parts of a step in a profile; scripts/bench.py times them
@@ -107,7 +107,7 @@ class Trainer:
             if self.is_due(self.config.eval_interval):
                 self.validate(log, interruption)
                 stopped = stopped or self.state.evaluation_pending
-            if self.is_due(self.config.checkpoint_interval) or stopped:
+            if self.is_due(self.config.checkpoint_interval) or self.state.step in self.config.keep_steps or stopped:
                 self.save(log)
         self.ranks.on_main(self.writer.wait)
         if stopped:
@@ -123,7 +123,7 @@ class Trainer:
         config, ranks, state = self.config, self.ranks, self.state
         started = time.perf_counter()
         learning_rate = learning_rate_at(state.step, config)
-        set_learning_rate(self.optimizer, learning_rate)
+        self.optimizer.set_learning_rate(learning_rate)
         micro_losses = []
         for micro_step in range(self.shape.micro_steps):
             with self.phase("data"):

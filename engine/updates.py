@@ -10,8 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-UPDATES = ("adamw", "muon", "adamh")
+from engine.distributed import full_tensor
+
 SMALLEST = 1e-30  # added to a norm before it divides: a gradient of zeros moves nothing
+
+
+def frobenius(matrix: Tensor) -> Tensor:
+    """Return the norm of a whole matrix, sharded or not."""
+    return full_tensor(torch.linalg.vector_norm(matrix.float()))
 
 
 class AdamH(torch.optim.Optimizer):
@@ -39,7 +45,7 @@ class AdamH(torch.optim.Optimizer):
         if not state:
             state["step"] = torch.tensor(0.0)
             state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(weight), torch.zeros_like(weight)
-            state["radius"] = torch.linalg.vector_norm(weight.float())
+            state["radius"] = frobenius(weight)
         state["step"] += 1
         (beta1, beta2), step = group["betas"], state["step"].item()
         state["exp_avg"].lerp_(weight.grad, 1 - beta1)
@@ -47,9 +53,9 @@ class AdamH(torch.optim.Optimizer):
         mean = state["exp_avg"].float() / (1 - beta1**step)
         size = (state["exp_avg_sq"].float() / (1 - beta2**step)).sqrt() + group["eps"]
         direction, radius = mean / size, state["radius"]
-        direction *= group["lr"] * radius / (torch.linalg.vector_norm(direction) + SMALLEST)
+        direction *= group["lr"] * radius / (frobenius(direction) + SMALLEST)
         moved = weight.float() - direction
-        weight.copy_(moved * (radius / torch.linalg.vector_norm(moved)))
+        weight.copy_(moved * (radius / frobenius(moved)))
 
 
 # The tensors that each rule keeps of a parameter; those named here as numbers have no shape.
@@ -75,6 +81,10 @@ class Optimizer:
     def param_groups(self) -> list[dict[str, Any]]:
         return [group for part in self.parts for group in part.param_groups]
 
+    @property
+    def state(self) -> dict[Tensor, dict[str, Tensor]]:
+        return {parameter: entry for part in self.parts for parameter, entry in part.state.items()}
+
     def set_learning_rate(self, learning_rate: float) -> None:
         """Set the rate of the next step; each group takes it times its own multiplier."""
         for group in self.param_groups:
@@ -94,7 +104,7 @@ def make_optimizer(groups: dict[str, list[dict[str, Any]]], update: str, betas: 
 
     Args:
         groups: kind -> torch parameter groups with `params`, `weight_decay` and `rate_multiplier`.
-        update: the rule of the matrices, one of UPDATES. Muon takes beta1 as its momentum.
+        update: the rule of the matrices, adamw, muon or adamh. Muon's momentum is torch's 0.95.
     """
     if update == "adamw":
         every = [group for kind in groups.values() for group in kind]
@@ -102,7 +112,7 @@ def make_optimizer(groups: dict[str, list[dict[str, Any]]], update: str, betas: 
     others = [group for kind, some in groups.items() if kind != "matrices" for group in some]
     rest = torch.optim.AdamW(others, lr=0.0, betas=betas, eps=eps, fused=True)
     if update == "muon":
-        matrices = torch.optim.Muon(groups["matrices"], lr=0.0, momentum=betas[0], adjust_lr_fn="match_rms_adamw")
+        matrices = torch.optim.Muon(groups["matrices"], lr=0.0, adjust_lr_fn="match_rms_adamw")
         return Optimizer(matrices, rest)
     free = [{key: value for key, value in group.items() if key != "weight_decay"} for group in groups["matrices"]]
     return Optimizer(AdamH(free, lr=0.0, betas=betas, eps=eps), rest)

@@ -24,6 +24,7 @@ from engine.interruption import Interruption
 from engine.loss import chunked_cross_entropy, summed_cross_entropy
 from engine.models import build_model
 from engine.optimization import learning_rate_at
+from engine.updates import Optimizer
 from runfolder.layout import list_checkpoints
 
 
@@ -127,7 +128,7 @@ def trained():
     """A small model after a few steps, with its optimizer."""
     torch.manual_seed(0)
     model = build_model({"name": "ngpt", "n_layer": 1, "n_head": 2, "n_embd": 16, "vocab_size": 20, "sequence_length": 8})
-    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    optimizer = Optimizer(torch.optim.AdamW(model.parameters(), lr=0.01))
     for _ in range(3):
         model(torch.randint(20, (2, 8))).square().sum().mul(torch.randn(())).backward()
         (model.unembedding() ** 2 * torch.randn(16)).sum().backward()
@@ -146,7 +147,7 @@ def test_a_checkpoint_brings_everything_back_and_old_ones_go(tmp_path, trained):
     assert [p.name for p in list_checkpoints(folder)] == ["step-00000030", "step-00000020"]
     path = find_checkpoint(folder)
     other = build_model(vars(trained[0].config) | {"name": "ngpt"})
-    other_optimizer = torch.optim.AdamW(other.parameters(), lr=0.01)
+    other_optimizer = Optimizer(torch.optim.AdamW(other.parameters(), lr=0.01))
     load_model(path, other)
     load_optimizer(path, other, other_optimizer)
     for (name, a), b in zip(trained[0].named_parameters(), other.parameters(), strict=True):

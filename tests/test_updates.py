@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from engine.updates import UPDATES, AdamH, make_optimizer
+from engine.updates import AdamH, make_optimizer
 
 BETAS, EPS = (0.9, 0.95), 1e-8
 
@@ -60,7 +60,7 @@ def grouped(parameters):
     }
 
 
-@pytest.mark.parametrize("update", UPDATES)
+@pytest.mark.parametrize("update", ["adamw", "muon", "adamh"])
 def test_only_the_matrices_take_another_rule_and_every_kind_its_own_rate(update):
     def start():
         generator = torch.Generator().manual_seed(7)
@@ -80,7 +80,7 @@ def test_only_the_matrices_take_another_rule_and_every_kind_its_own_rate(update)
     # torch's own optimizers, one for each parameter, with the rates and decays written out
     alone = {
         "adamw": lambda p: torch.optim.AdamW([p], lr=0.005, betas=BETAS, eps=EPS, weight_decay=0.1),
-        "muon": lambda p: torch.optim.Muon([p], lr=0.005, momentum=0.9, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"),
+        "muon": lambda p: torch.optim.Muon([p], lr=0.005, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"),
         "adamh": lambda p: AdamH([{"params": [p]}], lr=0.005, betas=BETAS, eps=EPS),
     }[update]
     for parameter, expected in zip(

@@ -8,6 +8,8 @@ from pathlib import Path
 import yaml
 
 from lab.runs import Run, lookup, to_number
+from lab.speedup.ladder import Curve
+from lab.speedup.speedup import Speedup, compute_speedup
 
 PUBLISHED = Path(__file__).with_name("published.yaml")
 # Vocabularies of published losses: the name their tokenizer must have, and the sizes a model may give them.
@@ -18,8 +20,8 @@ VOCABULARIES = {
 
 
 @dataclass(frozen=True)
-class PublishedSetting:
-    """What two results must share before their losses may be seen in one picture; `shape` is (n_layer, n_embd, n_head)."""
+class Setting:
+    """Hold what two results must share before their losses may be seen in one picture."""
 
     vocabulary: str
     context: int
@@ -28,8 +30,8 @@ class PublishedSetting:
 
 
 @dataclass(frozen=True)
-class PublishedSeries:
-    """One published series: (tokens, nats/token), of ends of separate runs or along one run (`is_curve`)."""
+class Anchor:
+    """Hold one published series: (tokens, nats/token), of ends of separate runs or along one run (`is_curve`)."""
 
     source: str
     arm: str
@@ -37,7 +39,7 @@ class PublishedSeries:
     points: tuple[tuple[float, float], ...]
     is_curve: bool
     digitized: bool
-    setting: PublishedSetting | None
+    setting: Setting | None
     size: str = ""
 
 
@@ -48,29 +50,24 @@ def read_published() -> dict:
 
 
 @cache
-def list_series() -> tuple[PublishedSeries, ...]:
+def list_anchors() -> tuple[Anchor, ...]:
     """Return every published series of sound code, with the best of its learning rates at each budget."""
     published = read_published()
     entries = [(entry, False) for entry in published["ladders"]] + [(entry, True) for entry in published["curves"]]
     return tuple(
-        PublishedSeries(
+        Anchor(
             entry["source"],
             entry["arm"],
             entry["weights"],
             tuple((tokens, min(loss) if isinstance(loss, list) else loss) for tokens, loss in entry["points"]),
             is_curve,
             entry["digitized"],
-            _read_setting(entry),
+            Setting(entry["vocabulary"], entry["context"], tuple(entry["shape"]), entry["data"]) if entry["shape"] else None,
             entry.get("size", ""),
         )
         for entry, is_curve in entries
         if "defect" not in entry
     )
-
-
-def _read_setting(entry: dict) -> PublishedSetting | None:
-    shape = entry["shape"]
-    return PublishedSetting(entry["vocabulary"], entry["context"], tuple(shape), entry["data"]) if shape else None
 
 
 def read_whole(run: Run, key: str) -> int | None:
@@ -85,7 +82,7 @@ def read_shape(run: Run) -> tuple[int | None, int | None, int | None]:
     return n_layer, n_embd, n_head
 
 
-def describe_setting(run: Run) -> PublishedSetting | None:
+def describe_setting(run: Run) -> Setting | None:
     """Return the setting of a run, None unless every part of it is certain.
 
     The vocabulary is known by the recorded name of the tokenizer together with the model's vocabulary size, the data by
@@ -97,18 +94,48 @@ def describe_setting(run: Run) -> PublishedSetting | None:
     data = lookup(run.config, "data.name")
     if vocabulary is None or data != lookup(run.environment, "data.name") or not isinstance(data, str):
         return None
-    return PublishedSetting(vocabulary, context, shape, data)
+    return Setting(vocabulary, context, shape, data)
 
 
-def find_series(runs) -> tuple[PublishedSeries, ...]:
+def find_anchors(runs) -> tuple[Anchor, ...]:
     """Return the published series whose vocabulary, context, shape and data are those of all these runs."""
     settings = {describe_setting(run) for run in runs}
     if len(settings) != 1 or None in settings:
         return ()
-    return tuple(series for series in list_series() if series.setting in settings)
+    return tuple(anchor for anchor in list_anchors() if anchor.setting in settings)
 
 
 def find_claim(shape: tuple, context: int, data: str) -> dict | None:
     """Return the claim for a model shape, context and data set, None where nothing was published for it."""
     claims = [claim for claim in read_published()["claims"] if claim["shape"] and data == "openwebtext"]
     return next((claim for claim in claims if tuple(claim["shape"]) == tuple(shape) and claim["context"] == context), None)
+
+
+@dataclass(frozen=True)
+class PublishedSpeedup:
+    """Hold the speedup that this project's method finds between published points of one source."""
+
+    source: str
+    weights: str
+    setting: Setting
+    size: str
+    row: Speedup
+
+
+@cache
+def list_published_speedups() -> tuple[PublishedSpeedup, ...]:
+    """Return the token speedup at the lowest loss that both published arms reach, per source, storage and setting."""
+    groups: dict = {}
+    for anchor in list_anchors():
+        if anchor.setting and not anchor.is_curve and anchor.weights:
+            arms = groups.setdefault((anchor.source, anchor.weights, anchor.setting, anchor.size), {})
+            arms.setdefault(anchor.arm, []).extend(anchor.points)
+    found = []
+    for key, arms in groups.items():
+        if {"gpt", "ngpt"} <= set(arms):
+            curves = {arm: Curve.through(*zip(*arms[arm], strict=True)) for arm in ("gpt", "ngpt")}
+            arm = max(curves, key=lambda arm: curves[arm].losses[-1])
+            row = compute_speedup(curves[arm].losses[-1], curves["gpt"], curves["ngpt"], arm, int(curves[arm].costs[-1]))
+            source, weights, setting, size = key
+            found.append(PublishedSpeedup(source, weights, setting, size, row))
+    return tuple(found)
