@@ -18,6 +18,8 @@ from transformers.utils import can_return_tuple
 
 from .configuration_ngpt import NgptConfig
 
+# transformers 5.24 renames past_key_values to cache, in its functions, in what generate() passes, and in what it reads.
+CACHE = "cache" if "cache" in BaseModelOutputWithPast.__dataclass_fields__ else "past_key_values"
 EPSILON = 1e-12  # added to the squared norm: nothing beside a unit vector's 1.0, and a zero vector stays zero
 
 
@@ -62,15 +64,14 @@ def eager_attention_forward(
 
 
 def causal_mask(config: NgptConfig, embeds: Tensor, attention_mask: Tensor | None, cache, position_ids: Tensor):
-    """Return the mask that the chosen attention takes; the arguments of transformers 4 and 5 differ."""
+    """Return the mask that the chosen attention takes; the names of the arguments differ between versions of transformers."""
     known = inspect.signature(create_causal_mask).parameters
     arguments = {"inputs_embeds" if "inputs_embeds" in known else "input_embeds": embeds}
     if "cache_position" in known:
         seen = cache.get_seq_length() if cache is not None else 0
         arguments["cache_position"] = torch.arange(seen, seen + embeds.shape[1], device=embeds.device)
-    return create_causal_mask(
-        config=config, attention_mask=attention_mask, past_key_values=cache, position_ids=position_ids, **arguments
-    )
+    arguments["cache" if "cache" in known else "past_key_values"] = cache
+    return create_causal_mask(config=config, attention_mask=attention_mask, position_ids=position_ids, **arguments)
 
 
 class NgptAttention(nn.Module):
@@ -138,7 +139,7 @@ class NgptPreTrainedModel(PreTrainedModel):
     config_class = NgptConfig
     base_model_prefix = "model"
     _no_split_modules = ["NgptDecoderLayer"]
-    _skip_keys_device_placement = ["past_key_values"]
+    _skip_keys_device_placement = ["past_key_values", "cache"]
     _keep_in_fp32_modules_strict = ["attn_alpha", "mlp_alpha", "sqk"]  # a few vectors, where bf16 would cost digits
     _supports_flash_attn = True
     _supports_sdpa = True
@@ -164,9 +165,11 @@ class NgptModel(NgptPreTrainedModel):
         use_cache: bool | None = None,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
+        cache=None,
         **kwargs,
     ) -> BaseModelOutputWithPast:
         """Return the final hidden states (B, T, C) of input_ids (B, T); no norm remains, not even the final one."""
+        past_key_values = cache if past_key_values is None else past_key_values
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give either input_ids or inputs_embeds")
         if output_attentions:
@@ -187,8 +190,8 @@ class NgptModel(NgptPreTrainedModel):
             states.append(h)
         return BaseModelOutputWithPast(
             last_hidden_state=h.to(embeds.dtype),
-            past_key_values=past_key_values,
             hidden_states=tuple(states) if output_hidden_states else None,
+            **{CACHE: past_key_values},
         )
 
 
@@ -211,6 +214,7 @@ class NgptForCausalLM(NgptPreTrainedModel, GenerationMixin):
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
         num_items_in_batch: int | None = None,
+        cache=None,
         **kwargs,
     ) -> CausalLMOutputWithPast:
         """Return the logits (B, T, V), of the last logits_to_keep positions alone unless that is 0, and the loss of labels."""
@@ -218,7 +222,7 @@ class NgptForCausalLM(NgptPreTrainedModel, GenerationMixin):
             input_ids,
             attention_mask,
             position_ids,
-            past_key_values,
+            cache if past_key_values is None else past_key_values,
             inputs_embeds,
             use_cache,
             return_dict=True,
@@ -229,4 +233,5 @@ class NgptForCausalLM(NgptPreTrainedModel, GenerationMixin):
         loss = None
         if labels is not None:
             loss = self.loss_function(logits, labels, self.config.vocab_size, num_items_in_batch=num_items_in_batch)
-        return CausalLMOutputWithPast(loss, logits, output.past_key_values, output.hidden_states)
+        kept_states = {CACHE: getattr(output, CACHE), "hidden_states": output.hidden_states}
+        return CausalLMOutputWithPast(loss=loss, logits=logits, **kept_states)
