@@ -3,7 +3,7 @@
 Two kinds are read, both BPE: byte-level (GPT-2, Llama 3, Qwen: each character of a token stands for a byte) and
 SentencePiece style (Llama 2, Mistral, Gemma: "▁" stands for a space, <0x0A> for a byte that no token covers). The exact
 bytes of every token are known for these, which is what bits per byte and streaming need. The file may come from anyone:
-only what is listed here reaches the library.
+only what is listed here reaches the library. The inverse, from a tokenizer to a tokenizer.json, is lab/export/tokenizer.py.
 """
 
 import json

@@ -28,22 +28,18 @@ def main(settings: Settings) -> None:
     from lab.ablations.table import AblationError, analyze_ablations
     from lab.ablations.write import render_text, write_ablations
     from lab.runs import RunFolderError, read_runs
+    from lab.words import printable
 
     try:
         ablations = analyze_ablations(read_runs([run for run in settings.runs if not Path(run).is_file()]), settings.base)
         written = write_ablations(ablations, Path(settings.out)) if settings.out else []
     except (RunFolderError, AblationError) as error:
-        raise ConfigError(printable(error)) from None
+        raise ConfigError(printable(" ".join(str(error).split()))) from None
     except OSError as error:
         raise ConfigError(f"cannot write {settings.out}: {error}") from None
     print(render_text(ablations))
     if written:
         print("\nwrote " + ", ".join(map(str, written)))
-
-
-def printable(message: object) -> str:
-    """Return one line, without the control characters that a file could carry into the terminal."""
-    return "".join(c if c.isprintable() else "?" for c in " ".join(str(message).split()))
 
 
 PROGRAM = Program(main, Settings, ("runs",), __doc__)

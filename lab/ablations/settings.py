@@ -21,7 +21,7 @@ Setting = dict[str, Any]
 
 @dataclass(frozen=True)
 class PaperRow:
-    """Hold one row of the paper's tables; learned is the mean of the scale as printed there."""
+    """One row of the paper's tables; learned is the mean of the scale as printed there."""
 
     table: int
     row: str

@@ -34,7 +34,7 @@ class AblationError(Exception):
 
 @dataclass(frozen=True)
 class Row:
-    """Hold one change: loss in nats/token, averaged over seeds, at the learning rate that is best for it.
+    """One change: loss in nats/token, averaged over seeds, at the learning rate that is best for it.
 
     delta_percent: mean over the seeds it shares with the base of (loss / base's loss - 1) * 100; None without such seeds.
     standard_error: of delta_percent, None for fewer than two seeds.
@@ -56,7 +56,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """Hold the rows of one budget, the base first; notes say where its base is not the paper's nGPT."""
+    """The rows of one budget, the base first; notes say where its base is not the paper's nGPT."""
 
     max_steps: int
     tokens: int
@@ -66,7 +66,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Ablations:
-    """Hold a table per budget, and the runs that are in none, with the reason."""
+    """A table per budget, and the runs that are in none, with the reason."""
 
     source: str
     tables: tuple[Table, ...]

@@ -1,12 +1,11 @@
 """Write the ablation tables: aligned text for the terminal, Markdown, JSON."""
 
-import os
 from dataclasses import asdict
 from pathlib import Path
 
 from lab.ablations.table import Ablations, Row, Table
 from lab.words import align, format_optional, format_rate, format_tokens, markdown_table, printable
-from runfolder.files import write_json_atomically
+from runfolder.files import write_atomically, write_json_atomically
 
 # In the paper's order; other names that a run logged follow.
 SCALES = {"sqk": "s_qk", "su": "s_u", "sv": "s_v", "sz": "s_z", "attn_alpha": "alpha_A", "mlp_alpha": "alpha_M"}
@@ -32,9 +31,7 @@ def write_ablations(ablations: Ablations, folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     data, page = folder / "ablations.json", folder / "ablations.md"
     write_json_atomically(data, {"format": 1, **asdict(ablations)})
-    temporary = page.with_suffix(".md.tmp")
-    temporary.write_text(render_markdown(ablations), encoding="utf-8")
-    os.replace(temporary, page)
+    write_atomically(page, render_markdown(ablations))
     return [data, page]
 
 

@@ -4,7 +4,7 @@ from transformers import PretrainedConfig
 
 
 class NgptConfig(PretrainedConfig):
-    """Hold the sizes of an nGPT; rope_theta is the base of the rotary angles."""
+    """The sizes of an nGPT; rope_theta is the base of the rotary angles."""
 
     model_type = "ngpt"
     keys_to_ignore_at_inference = ["past_key_values"]

@@ -4,6 +4,8 @@ tiktoken merges the pair whose joint token has the lowest rank; the Hugging Face
 first in its list. The two agree on every text if each token, spelled with tokens of lower rank alone, comes to exactly
 two parts, and these are the pair that is listed: what happens inside a token's span before it is merged depends on that
 span alone. `find_merges` finds the parts, or refuses.
+
+The inverse, from a tokenizer.json to ours, is corpus/huggingface_tokenizer.py.
 """
 
 import json
