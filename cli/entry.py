@@ -3,13 +3,14 @@
 Free of torch, so that a misspelt key is reported at once.
 """
 
+import json
 import os
 import re
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import hydra
@@ -47,6 +48,7 @@ FLAGS = {
     "--info",
     "-i",
 }
+SAVED = 75  # exit code of a program that was asked to stop and can go on: no error
 SLOWEST_START = 5.0  # seconds by which one rank may come to an error later than another
 
 
@@ -134,11 +136,23 @@ def quoted(argument: str, literal: tuple[str, ...]) -> str:
 
 def fail(error: Exception) -> None:
     """Print one line (on the first rank alone) and exit with the error's code."""
+    code = getattr(error, "exit_code", 1)
     if is_silent():
         time.sleep(SLOWEST_START)  # rank 0 speaks for all, and torchrun ends it as soon as another rank has failed
     else:
-        print(f"error: {error}", file=sys.stderr, flush=True)
-    sys.exit(getattr(error, "exit_code", 1))
+        line = str(error) if code == SAVED else f"error: {error}"
+        tell_launcher(line)
+        print(line, file=sys.stderr, flush=True)
+    sys.exit(code)
+
+
+def tell_launcher(line: str) -> None:
+    """Let torchrun end its own report, a page of traceback and table, with our line."""
+    path = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if path:
+        message = {"message": line, "extraInfo": {"py_callstack": line, "timestamp": str(int(time.time()))}}
+        with suppress(OSError), open(path, "w", encoding="utf-8") as file:
+            json.dump({"message": message}, file)
 
 
 def check_flags(arguments: list[str]) -> None:

@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 import reprlib
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -243,4 +244,5 @@ def remedy(directory: str | Path) -> str:
     name = Path(directory).resolve().name
     if name in ("docs", "openwebtext"):
         return f"run: python prepare_owt.py data={name}"
-    return f"run: python prepare_owt.py data=docs (or openwebtext, or data=local data.files='...') data.dir={directory}"
+    where = shlex.quote(f"data.dir={directory}")
+    return f"run: python prepare_owt.py data=docs (or openwebtext, or data=local data.files='...') {where}"

@@ -23,6 +23,10 @@ class PrecisionConfig:
 class WandbConfig:
     mode: str = "disabled"  # disabled | offline | online
     project: str = "gpt-vs-ngpt"
+    entity: Optional[str] = None  # None: WANDB_ENTITY, else the account's own
+    group: Optional[str] = None
+    name: Optional[str] = None  # None: the run's name
+    tags: list[str] = field(default_factory=list)
 
 
 @dataclass

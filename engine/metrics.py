@@ -52,6 +52,11 @@ class MetricsLog:
         for tracker in self.outlets.trackers:
             tracker.log(record)
 
+    def advance(self, step: int) -> None:
+        """Show that a step is done of which there is no record."""
+        if self.outlets:
+            self.outlets.terminal.advance(step)
+
     def sync(self) -> None:
         """Make what was logged durable, before a checkpoint that it must not lag behind."""
         if self.outlets:

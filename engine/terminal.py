@@ -1,6 +1,7 @@
 """What a person sees of a run: what it will be, how far it is, how it ended."""
 
 import os
+import shlex
 import sys
 import time
 from collections import deque
@@ -77,6 +78,7 @@ class Terminal:
             file=sys.stderr,
             bar_format="{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} {desc}",
         )
+        self.beside_bar = dict.fromkeys(("eta", "loss", "val", "speed", "mfu", "rate"), "")
         self.has_bar = not self.bar.disable
         self.has_lines = not (self.has_bar and sys.stdout.isatty())
 
@@ -87,6 +89,7 @@ class Terminal:
         position = f"step {step:>7,}/{self.config.max_steps:,}"
         if is_validation:
             self.last_val = record["val/loss"]
+            self.show_bar()
             self.print(f"{position} | val {self.last_val:.4f} nats/token, {record['val/bits_per_byte']:.4f} bits/byte")
             return
         left = self.time_left.seconds(step)
@@ -105,24 +108,34 @@ class Terminal:
                 eta,
             ]
             self.print(" | ".join(filter(None, parts)))
+        self.beside_bar = {
+            "eta": eta,
+            "loss": f"loss {record['train/loss']:.3f}",
+            "val": "",
+            "speed": f"{short(record['train/tokens_per_second'])} tok/s",
+            "mfu": "" if record.get("train/mfu") is None else f"mfu {record['train/mfu']:.0%}",
+            "rate": f"lr {record['train/learning_rate']:.1e}",
+        }
+        self.bar.n = step
+        self.show_bar()
+
+    def show_bar(self) -> None:
+        """Draw the bar with what is known beside it; on a narrow terminal the last is cut off first."""
+        if not self.has_bar:
+            return
+        if self.last_val is not None:
+            self.beside_bar["val"] = f"val {self.last_val:.3f}"
+        self.bar.set_description_str(" ".join(filter(None, self.beside_bar.values())), refresh=False)
+        self._write(self.bar.refresh)
+
+    def advance(self, step: int) -> None:
+        """Move the bar to a step that is done; what it says beside changes with the next record."""
         if self.has_bar:
-            # What is cut off on a narrow terminal comes last.
-            val = "" if self.last_val is None else f"val {self.last_val:.3f}"
-            mfu = "" if record.get("train/mfu") is None else f"mfu {record['train/mfu']:.0%}"
-            parts = [
-                eta,
-                f"loss {record['train/loss']:.3f}",
-                val,
-                f"{short(record['train/tokens_per_second'])} tok/s",
-                mfu,
-                f"lr {record['train/learning_rate']:.1e}",
-            ]
-            self.bar.set_description_str(" ".join(filter(None, parts)), refresh=False)
-            self.bar.n = step
-            self._write(self.bar.refresh)
+            self._write(lambda: self.bar.update(step - self.bar.n))  # on the screen at most ten times a second
 
     def rewind(self, step: int, train_seconds: float) -> None:
-        """Go on counting from a step that lies before or behind the last one shown."""
+        """Go on counting from a step before or after the last one shown."""
+        self.last_val = None  # perhaps that of a step that is no longer part of the run
         self.time_left.restart(step, train_seconds, time.monotonic())
         self.bar.n = step
 
@@ -162,12 +175,13 @@ def describe_start(config: Config, plan: dict[str, Any], environment: dict[str, 
         guess = f", about {format_seconds(seconds)} at {ASSUMED_MFU:.0%} of the peak"
     epochs = "" if plan["epochs"] is None else f" ({plan['epochs']:g} epochs)"
     wandb = [f"W&B {config.wandb.mode}"] if config.wandb.mode != "disabled" else []
-    board = [f"tensorboard --logdir {config.out_dir}"] if config.tensorboard else []
+    board = [f"tensorboard --logdir {shlex.quote(config.out_dir)}"] if config.tensorboard else []
+    sharing = f", {config.parallel}" if ranks > 1 else ""
     return [
         f"model  {config.model['name']} {config.size}, context {config.model['sequence_length']:,}: "
         f"{short(parameters['total'])} parameters, "
         f"{short(parameters['non_embedding'])} without embeddings",
-        f"on     {ranks} x {device['name'] or device['type']}, {config.precision.name}, "
+        f"on     {ranks} x {device['name'] or device['type']}{sharing}, {config.precision.name}, "
         f"{'compiled' if compiles else 'not compiled'}; "
         f"micro batch {config.micro_batch_size} x {plan['gradient_accumulation_steps']} per rank and step",
         f"data   {config.data.name} in {config.data.dir}: {short(plan['train_tokens'])} tokens, "
@@ -185,7 +199,7 @@ def describe_end(config: Config, train_seconds: float, val_loss: float | None) -
     tokens = config.max_steps * config.tokens_per_step
     return [
         f"done: {val}{short(tokens)} tokens, {format_seconds(train_seconds)} of training; {config.run_dir}",
-        f"next: python scripts/compare.py {config.run_dir} {config.out_dir}/OTHER",
+        f"next: python scripts/compare.py {shlex.quote(str(config.run_dir))} {shlex.quote(config.out_dir)}/OTHER",
     ]
 
 

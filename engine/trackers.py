@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -87,8 +88,11 @@ class WandbSink:
         for earlier in (config.run_dir / "wandb").glob(f"offline-run-*-{run_id}"):
             earlier.rename(earlier.with_name(f"superseded-{earlier.name}"))
         self.run = wandb.init(
+            entity=config.wandb.entity,
             project=config.wandb.project,
-            name=config.run_name,
+            group=config.wandb.group,
+            tags=config.wandb.tags or None,
+            name=config.wandb.name or config.run_name,
             mode=config.wandb.mode,
             id=run_id,
             resume="allow",
@@ -154,11 +158,19 @@ class TensorBoardSink:
 def open_trackers(config: Config, environment: dict[str, Any], wandb_id: str | None, records: list[Record]) -> list[Feed]:
     """Start the trackers that the configuration asks for."""
     feeds = []
-    if config.wandb.mode != "disabled" and wandb_id is not None:
+    if config.wandb.mode != "disabled" and wandb_id is not None and is_installed("wandb"):
         feeds.append(Feed("wandb", lambda: WandbSink(config, environment, wandb_id), records))
-    if config.tensorboard:
+    if config.tensorboard and is_installed("tensorboard"):
         feeds.append(Feed("tensorboard", lambda: TensorBoardSink(config, environment), records))
     return feeds
+
+
+def is_installed(package: str) -> bool:
+    """Return whether a tracker's package is there; say so now, before the first step, if it is not."""
+    if package in sys.modules or find_spec(package):
+        return True
+    warn(f"{package} is off: there is no such package (pip install {package}); metrics.jsonl has everything")
+    return False
 
 
 def close_trackers(feeds: list[Feed], is_last_row_whole: bool) -> None:

@@ -99,6 +99,7 @@ class Trainer:
             result = self.train_step(interruption)
             stopped = result.stop_requested
             if result.is_finite:
+                log.advance(self.state.step)
                 self.log_step(result, log)
             else:
                 self.recover(result, log)

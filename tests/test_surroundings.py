@@ -151,3 +151,13 @@ def test_a_deleted_working_folder_is_one_line(tmp_path):
         done.returncode == 2
         and done.stderr == "error: the working folder was deleted; change to one that exists (cd), then start again\n"
     )
+
+
+def test_data_and_runs_on_another_disk_are_not_committed(tmp_path):
+    (tmp_path / ".gitignore").write_text((ROOT / ".gitignore").read_text())
+    names = ["data", "runs", "report"]
+    for name in names:
+        (tmp_path / name).symlink_to(tmp_path)
+    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+    seen = subprocess.run(["git", "check-ignore", *names], cwd=tmp_path, capture_output=True, text=True).stdout
+    assert seen.split() == names

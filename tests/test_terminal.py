@@ -1,6 +1,7 @@
 """What a person sees: the start, the progress line and its estimate, the end, --help, the near miss, the shell's completion."""
 
 import fcntl
+import io
 import os
 import pty
 import re
@@ -12,11 +13,14 @@ import termios
 import types
 
 import pytest
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from training import ROOT, SMALL, command, composed, environment, error_line, run
 
 import train as train_entry
-from cli.entry import run_entry
-from engine.terminal import TimeLeft, describe_end, describe_start, format_seconds, short
+from cli.composition import ConfigError
+from cli.entry import fail, run_entry
+from engine.interruption import Preempted
+from engine.terminal import Terminal, TimeLeft, describe_end, describe_start, format_seconds, short
 
 
 class Clock:
@@ -114,7 +118,7 @@ def test_the_start_says_what_where_and_how_long():
     hours = (config.max_steps - 500) * 2**21 * 1e10 / (8e15 * 0.4) / 3600
     for part in (
         "ngpt 1b, context 4,096: 1.07B parameters",
-        "8 x NVIDIA H100 80GB HBM3, bf16, compiled",
+        "8 x NVIDIA H100 80GB HBM3, ddp, bf16, compiled",
         "9.04B tokens",
         f"about {int(hours)}:",
         "W&B offline",
@@ -125,6 +129,41 @@ def test_the_start_says_what_where_and_how_long():
         assert part in text
     assert "about" not in "\n".join(describe_start(config, plan, machine, 0, peak=None)), "no guess without a known peak"
     assert "val 3.2000" in describe_end(config, 3600, 3.2)[0] and "compare.py" in describe_end(config, 3600, 3.2)[1]
+
+
+def test_what_is_printed_can_be_pasted():
+    config = composed("model=ngpt", "run_name=x", "out_dir='/my runs'")
+    assert describe_end(config, 1, None)[1] == "next: python scripts/compare.py '/my runs/x' '/my runs'/OTHER"
+
+
+class Screen(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_the_bar_moves_with_every_step_and_its_validation_is_the_last(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", Screen())
+    terminal = Terminal(composed("model=ngpt"), 0, 0, 0.0)
+    training = {"train/loss": 3.0, "train/learning_rate": 1e-3, "train/tokens_per_second": 1.0, "train/grad_norm": 1.0}
+    terminal.show({"step": 10, "train_seconds": 1.0, **training})
+    terminal.advance(11)
+    assert terminal.bar.n == 11
+    for loss in (2.5, 2.25):
+        terminal.show({"step": 11, "train_seconds": 1.1, "val/loss": loss, "val/bits_per_byte": 1.0})
+        assert f"val {loss:.3f}" in terminal.bar.desc and "loss 3.000" in terminal.bar.desc
+    terminal.rewind(5, 1.1)
+    assert terminal.bar.n == 5 and terminal.last_val is None
+    terminal.close()
+
+
+def test_a_stop_that_was_asked_for_is_no_error_and_ends_torchruns_report(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "error.json"))
+    for error, line in ((Preempted("stopped by SIGINT, saved"), "stopped by SIGINT, saved"), (ConfigError("no"), "error: no")):
+        with pytest.raises(SystemExit) as ended:
+            fail(error)
+        assert ended.value.code == error.exit_code and capsys.readouterr().err == line + "\n"
+        failure = ProcessFailure(0, 1, error.exit_code, str(tmp_path / "error.json"))
+        assert str(ChildFailedError("train.py", {0: failure})).strip("=\n").endswith(f"traceback : {line}")
 
 
 def in_terminal(columns, *words):

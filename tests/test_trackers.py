@@ -184,6 +184,24 @@ class FakeRun:
             threading.Event().wait(30)
 
 
+def test_wandb_is_told_who_and_where(docs, tmp_path, monkeypatch):
+    fake = FakeRun()
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    words = ["wandb.mode=online", "wandb.entity=team", "wandb.group=ladder", "wandb.tags=[a,b]", "max_steps=1"]
+    train(composed(*arguments(docs, tmp_path, "x", *words)))
+    expected = {"entity": "team", "project": "gpt-vs-ngpt", "group": "ladder", "tags": ["a", "b"], "name": "x"}
+    assert expected.items() <= fake.settings.items()
+
+
+def test_a_missing_package_is_said_before_the_first_step(docs, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(engine.trackers, "find_spec", lambda name: None)
+    for name in ("wandb", "tensorboard"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    config = composed(*arguments(docs, tmp_path, "x", "wandb.mode=offline", "tensorboard=true"))
+    assert engine.trackers.open_trackers(config, {}, "id", []) == []
+    assert [line.split(":")[1] for line in capsys.readouterr().err.splitlines()] == [" wandb is off", " tensorboard is off"]
+
+
 def test_online_only_what_the_server_lacks_is_sent(docs, tmp_path, monkeypatch):
     config = composed(*SMALL, f"out_dir={tmp_path}", "wandb.mode=online")
     fake = FakeRun(step=3)
