@@ -17,10 +17,13 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from lab.benchmark.command_line import main  # noqa: E402
+from cli.entry import ending_in_one_line  # noqa: E402
 
 if __name__ == "__main__":
-    if {"-h", "--help"} & set(sys.argv[1:]):
-        print(__doc__.strip())
-    else:
-        main(sys.argv[1:])
+    with ending_in_one_line(has_ranks=True):
+        if {"-h", "--help"} & set(sys.argv[1:]):
+            print((__doc__ or "python -OO keeps no help; start Python without it").strip())
+        else:
+            from lab.benchmark.command_line import main
+
+            main(sys.argv[1:])

@@ -69,6 +69,9 @@ def run_tiktoken(paths: list[str], out: str) -> None:
     print(f"seconds={time.perf_counter() - started}")
 
 
+CONTENDERS = {"nanogpt": run_nanogpt, "tiktoken": run_tiktoken}
+
+
 def measure(command: list[str], environment: dict[str, str]) -> tuple[float, float]:
     """Return (seconds, peak MiB over the process tree) of a command; seconds=X in its output replaces the wall clock."""
     started = time.perf_counter()
@@ -109,11 +112,11 @@ def proportional_kib(pid: int) -> int:
 
 
 def main() -> None:
-    if len(sys.argv) == 4 and sys.argv[1] in ("nanogpt", "tiktoken"):
-        {"nanogpt": run_nanogpt, "tiktoken": run_tiktoken}[sys.argv[1]](sorted(glob.glob(sys.argv[2])), sys.argv[3])
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        print((__doc__ or "python -OO keeps no help; start Python without it").strip())
         return
     if len(sys.argv) != 2 or not glob.glob(sys.argv[1]):
-        raise SystemExit("usage: python scripts/bench_prepare.py 'some/*.parquet'")
+        raise ConfigError("no parquet files are given; usage: python scripts/bench_prepare.py 'some/*.parquet'")
     pattern = str(Path(sys.argv[1]).absolute())
     with tempfile.TemporaryDirectory() as folder:
         ours, theirs = os.path.join(folder, "ours"), os.path.join(folder, "nanogpt")
@@ -144,4 +147,11 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    if len(sys.argv) == 4 and sys.argv[1] in CONTENDERS:  # a process of its own, without our imports
+        CONTENDERS[sys.argv[1]](sorted(glob.glob(sys.argv[2])), sys.argv[3])
+    else:
+        from cli.composition import ConfigError
+        from cli.entry import ending_in_one_line
+
+        with ending_in_one_line():
+            main()
