@@ -1,7 +1,7 @@
 """Turn text into token bins: python prepare_owt.py (OpenWebText), data=docs, or data=local data.files='x/*.parquet'."""
 
-from corpus.plan import PrepareConfig
 from corpus.prepare import prepare
+from corpus.settings import PrepareConfig
 
 
 def main(config: PrepareConfig) -> None:

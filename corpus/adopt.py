@@ -12,7 +12,7 @@ from corpus.bin_writer import FileDigests
 from corpus.manifest import DTYPES, MANIFEST_NAME, SPLITS, TOKEN_BYTES_NAME, TOKENIZER_NAME, DataError, SplitInfo
 from corpus.plan import dtype_of, manifest_of
 from corpus.publication import ADOPTED, foreign, is_own_manifest
-from corpus.sources import DataConfig
+from corpus.settings import DataConfig
 from corpus.token_file import read_manifest, verify_token_files
 from corpus.tokenizer import Tokenizer, byte_lengths, tokenizer_json
 from runfolder.files import write_atomically, write_json_atomically

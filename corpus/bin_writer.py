@@ -5,8 +5,8 @@ import os
 from pathlib import Path
 
 from corpus.documents import write_all
+from corpus.encoding import Encoded
 from corpus.manifest import BLOCK_BYTES, SplitInfo
-from corpus.parallel import Encoded
 from corpus.progress import Progress
 
 

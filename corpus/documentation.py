@@ -5,18 +5,18 @@ import inspect
 from collections.abc import Iterator
 from pathlib import Path
 
-from corpus.documents import DocumentStore
+from corpus.documents import DocumentWriter
 
 SKIPPED_FOLDERS = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
 
 
-def add_documentation(store: DocumentStore, library: Path) -> None:
+def add_documentation(writer: DocumentWriter, library: Path) -> None:
     """Append the help topics and the docstrings of each module under library, each text once, in a fixed order."""
     seen: set[str] = set()
     for document in (*topics(library), *module_documents(library, seen)):
         if document not in seen:
             seen.add(document)
-            store.add(document.encode("utf-8", "replace"))
+            writer.add(document.encode("utf-8", "replace"))
 
 
 def topics(library: Path) -> Iterator[str]:

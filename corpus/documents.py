@@ -8,7 +8,7 @@ import io
 import json
 import os
 from array import array
-from dataclasses import dataclass
+from dataclasses import asdict, astuple, dataclass, field
 from pathlib import Path
 from typing import Self
 
@@ -17,42 +17,56 @@ import numpy as np
 from corpus.manifest import DataError
 from runfolder.files import write_json_atomically
 
+TEXT_NAME, RECORDS_NAME, INDEX_NAME = "text.bin", "documents.records", "documents.json"
+READING_NAME = "reading.json"  # how far a killed run had read
 RECORD = np.dtype([("file", "<i4"), ("offset", "<i8"), ("length", "<i8")])
 
 
+@dataclass
+class ReadCounts:
+    """What was read so far; text_bytes counts those of the one flat file alone."""
+
+    documents: int = 0
+    text_bytes: int = 0
+    repaired: int = 0  # documents whose invalid UTF-8 was replaced on reading
+    nulls: int = 0  # rows without a value: empty documents
+    bad_rows: int = 0  # left out
+    damaged_files: int = 0  # left out from the damage on
+
+
 @dataclass(frozen=True)
-class Documents:
-    """A corpus in its original order; repaired counts documents whose invalid UTF-8 was already replaced on reading."""
+class DocumentIndex:
+    """A corpus in its original order."""
 
     paths: list[str]
     records: np.ndarray  # (documents,) RECORD
-    repaired: int = 0
+    counts: ReadCounts = field(default_factory=ReadCounts)
 
     def __len__(self) -> int:
         return len(self.records)
 
     def save(self, folder: Path, fingerprint: str) -> None:
         """Write the index so that a later run can skip reading the source."""
-        self.records.tofile(folder / "documents.records")
+        self.records.tofile(folder / RECORDS_NAME)
         description = {
             "fingerprint": fingerprint,
             "documents": len(self),
             "paths": self.paths,
-            "repaired": self.repaired,
+            "counts": asdict(self.counts),
         }
-        write_json_atomically(folder / "documents.json", description)
+        write_json_atomically(folder / INDEX_NAME, description)
 
     @classmethod
     def load(cls, folder: Path, fingerprint: str) -> Self | None:
         """Return the index a completed earlier run left in folder, None if its settings or files are others."""
         try:
-            saved = json.loads((folder / "documents.json").read_bytes())
-            paths, repaired, count = saved["paths"], saved["repaired"], saved["documents"]
-            kinds = {type(path) for path in paths} | {type(repaired)}
+            saved = json.loads((folder / INDEX_NAME).read_bytes())
+            paths, count, counts = saved["paths"], saved["documents"], ReadCounts(**saved["counts"])
+            kinds = {type(path) for path in paths} | {type(value) for value in astuple(counts)}
             if saved["fingerprint"] != fingerprint or kinds != {str, int}:
                 return None
             sizes = np.array([os.path.getsize(path) for path in paths if os.path.isfile(path)], dtype=np.int64)
-            records = np.fromfile(folder / "documents.records", dtype=RECORD)
+            records = np.fromfile(folder / RECORDS_NAME, dtype=RECORD)
         except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
             return None
         if len(records) != count or len(sizes) != len(paths):
@@ -61,58 +75,79 @@ class Documents:
         # Compared in this order, no sum can overflow.
         is_inside = (file >= 0) & (file < len(sizes)) & (offset >= 0) & (length >= 0)
         is_inside &= offset <= sizes[file.clip(0, len(sizes) - 1)] - length
-        return cls(paths, records, repaired) if is_inside.all() else None
+        return cls(paths, records, counts) if is_inside.all() else None
 
 
-class DocumentStore:
-    """Collect documents in order, unpacking into one flat file those whose bytes cannot be addressed where they lie."""
+class DocumentWriter:
+    """Collect documents in order, unpacking into one flat file those whose bytes cannot be addressed where they are."""
 
-    def __init__(self, path: Path, limit: int | None) -> None:
-        self.limit = limit
-        self.paths = [str(path)]
-        self.file = open(path, "wb", buffering=0)
-        self.count, self.size, self.repaired = 0, 0, 0
-        self.records: list[np.ndarray] = []
+    def __init__(self, folder: Path, limit: int | None, counts: ReadCounts | None = None) -> None:
+        """Begin in folder, or go on after what counts says that an earlier run wrote there.
+
+        Raises:
+            OSError: the folder cannot be written.
+            ValueError: the folder holds less than counts says.
+        """
+        self.limit, self.counts = limit, counts or ReadCounts()
+        self.paths = [str(folder / TEXT_NAME)]
+        self.file = open_at(folder / TEXT_NAME, self.counts.text_bytes)
+        self.records_file = open_at(folder / RECORDS_NAME, self.counts.documents * RECORD.itemsize)
         self.pending, self.pending_lengths = bytearray(), array("q")
 
     @property
     def is_full(self) -> bool:
-        return self.limit is not None and self.count >= self.limit
+        return self.limit is not None and self.counts.documents >= self.limit
 
     def add(self, text: bytes) -> None:
         self.add_many(text, [len(text)])
 
-    def add_many(self, text: bytes | memoryview, lengths: list[int]) -> None:
+    def add_many(self, text: bytes | bytearray | memoryview, lengths: list[int]) -> None:
         """Append consecutive documents whose bytes lie in text without gaps, up to the limit."""
-        if self.limit is not None and self.count + len(lengths) > self.limit:
-            lengths = lengths[: self.limit - self.count]
+        if self.limit is not None and self.counts.documents + len(lengths) > self.limit:
+            lengths = lengths[: self.limit - self.counts.documents]
             text = memoryview(text)[: sum(lengths)]
         self.pending += text
         self.pending_lengths.extend(lengths)
-        self.count += len(lengths)
+        self.counts.documents += len(lengths)
         if len(self.pending) + 8 * len(self.pending_lengths) >= 1 << 20:
-            self.write_pending()
+            self.flush()
 
     def add_file(self, path: str) -> None:
         """Append a whole file as one document, read later from where it is."""
         if not self.is_full:
-            self.write_pending()
+            self.flush()
             lengths = np.array([os.path.getsize(path)], dtype=np.int64)
-            self.records.append(consecutive_records(lengths, file=len(self.paths), start=0))
+            write_all(self.records_file, consecutive_records(lengths, file=len(self.paths), start=0).tobytes())
             self.paths.append(os.path.abspath(path))
-            self.count += 1
+            self.counts.documents += 1
 
-    def write_pending(self) -> None:
+    def flush(self) -> None:
+        """Write what is pending, so that counts is true of the files."""
         lengths = np.array(self.pending_lengths, dtype=np.int64)
-        self.records.append(consecutive_records(lengths, file=0, start=self.size))
         write_all(self.file, self.pending)
-        self.size += len(self.pending)
+        write_all(self.records_file, consecutive_records(lengths, file=0, start=self.counts.text_bytes).tobytes())
+        self.counts.text_bytes += len(self.pending)
         self.pending, self.pending_lengths = bytearray(), array("q")
 
-    def finish(self) -> Documents:
-        self.write_pending()
+    def close(self) -> None:
         self.file.close()
-        return Documents(self.paths, np.concatenate(self.records), self.repaired)
+        self.records_file.close()
+
+    def finish(self) -> DocumentIndex:
+        self.flush()
+        self.close()
+        records = np.fromfile(self.records_file.name, dtype=RECORD)
+        return DocumentIndex(self.paths, records, self.counts)
+
+
+def open_at(path: Path, size: int) -> io.FileIO:
+    """Open a file for writing behind its first size bytes; what was there is cut off."""
+    if size and (not path.is_file() or path.stat().st_size < size):
+        raise ValueError(f"{path}: shorter than {size:,} bytes")
+    file = io.FileIO(path, "r+" if size else "w+")
+    file.truncate(size)
+    file.seek(size)
+    return file
 
 
 def write_all(file: io.RawIOBase, content: bytes | bytearray) -> None:
@@ -131,6 +166,25 @@ def consecutive_records(lengths: np.ndarray, file: int, start: int) -> np.ndarra
     records["file"], records["length"] = file, lengths
     records["offset"] = start + np.cumsum(lengths) - lengths
     return records
+
+
+def cut_in_two(index: DocumentIndex, val_fraction: float) -> DocumentIndex:
+    """Return an index of two documents, the first and the last part of the only one, cut between two characters.
+
+    The part behind the cut is val_fraction of the bytes, rounded up to whole characters.
+
+    Raises:
+        DataError: the document is too short for two parts.
+    """
+    file, offset, length = index.records.tolist()[0]
+    cut = int(length * (1 - val_fraction))
+    near = DocumentReader(index.paths).read(file, offset + max(cut - 4, 0), min(cut, 4) + (cut < length))
+    while cut > 0 and len(near) and near[-1] & 0xC0 == 0x80:  # inside a character
+        cut, near = cut - 1, near[:-1]
+    if not 0 < cut < length:
+        raise DataError(f"1 document of {length:,} bytes is not enough for a train and a val split (val_fraction {val_fraction})")
+    records = np.array([(file, offset, cut), (file, offset + cut, length - cut)], dtype=RECORD)
+    return DocumentIndex(index.paths, records, index.counts)
 
 
 def split_order(count: int, test_size: float, seed: int) -> dict[str, np.ndarray]:

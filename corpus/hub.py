@@ -9,17 +9,18 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from corpus.documents import Documents, DocumentStore
+from corpus.documents import DocumentIndex, DocumentWriter
 from corpus.manifest import DataError, first_line
-from corpus.readers import add_column, index_arrow_files, require_column
-from corpus.sources import DataConfig
+from corpus.rows import column_batches, index_arrow_files, require_column
+from corpus.settings import DataConfig
 
 HUB = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
 HUB_LIMIT_SECONDS = 3.0
 
 
-def read_huggingface(config: DataConfig, folder: Path, limit: int | None, num_proc: int) -> Documents:
+def read_huggingface(config: DataConfig, folder: Path, limit: int | None, num_proc: int) -> DocumentIndex:
     """Return the train split of a dataset on the hub, addressed inside the Arrow files of its cache."""
+    repo = config.repo or ""  # check_data_config has seen to it
     is_offline = "HF_HUB_OFFLINE" not in os.environ and not hub_answers()
     if is_offline:
         # The hub's library would try five times over, for half a minute; so it looks into its cache only.
@@ -39,18 +40,19 @@ def read_huggingface(config: DataConfig, folder: Path, limit: int | None, num_pr
         ) from None
     except (ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         raise DataError(f"{config.repo} at revision {config.revision}: {first_line(error)}") from None
-    require_column(config.repo, config.text_column, dataset.column_names)
+    require_column(repo, config.text_column, dataset.column_names)
     files = [entry["filename"] for entry in dataset.cache_files]
     in_place = index_arrow_files(files, config.text_column, len(dataset), limit) if files else None
     if in_place is not None:
         return in_place
-    store = DocumentStore(folder / "text.bin", limit)
-    for table in dataset.select_columns([config.text_column]).with_format("arrow").iter(batch_size=256):
-        for chunk in table.column(0).chunks:
-            add_column(store, config.repo, chunk)
-        if store.is_full:
+    writer = DocumentWriter(folder, limit)
+    tables = dataset.select_columns([config.text_column]).with_format("arrow").iter(batch_size=256)
+    for batch in column_batches(repo, (chunk for table in tables for chunk in table.column(0).chunks), 0):
+        writer.add_many(batch.text, batch.lengths)
+        writer.counts.nulls += batch.nulls
+        if writer.is_full:
             break
-    return store.finish()
+    return writer.finish()
 
 
 def hub_answers() -> bool:

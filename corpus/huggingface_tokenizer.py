@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from corpus.manifest import DataError, first_line
-from corpus.sources import SettingError
+from corpus.settings import SettingError
 
 KIND = "huggingface"
 EOS_NAMES = ("</s>", "<|endoftext|>", "<|end_of_text|>", "<eos>")
@@ -28,6 +28,7 @@ NORMALIZERS = (
     {"type": "NFKC"},
 )
 LARGEST_FILE = 256_000_000
+LARGEST_ID = (1 << 22) - 1  # each is an output of the model
 PROBE = "The Model's  tokens,\n\n\tdon't 1984: x=[1]; naïve Ω 漢字 🙂\x00\x7f\r\n end. "
 
 
@@ -42,26 +43,28 @@ class HuggingFaceTokenizer:
         raw = json.loads(content)
         if not isinstance(raw, dict) or not isinstance(raw.get("model"), dict):
             raise ValueError("no model in it")
+        if raw["model"].get("type") != "BPE":
+            raise ValueError(f"its model is {raw['model'].get('type')!r}, not BPE")
         self.name, self.content = name, content
-        self.library = load_library(raw)
+        dense, listed = number_densely(raw)
+        self.library = load_library(dense)
         # Published files match special tokens inside the text; a document that spells </s> does not end there.
         self.library.encode_special_tokens = True
-        vocabulary = self.library.get_vocab(with_added_tokens=True)
-        self.n_vocab = len(vocabulary)
-        # The library renumbers an added token whose id does not follow the others.
-        listed = {token["content"]: token["id"] for token in raw.get("added_tokens") or []}
-        if sorted(vocabulary.values()) != list(range(self.n_vocab)) or not listed.items() <= vocabulary.items():
-            raise ValueError("ids are not 0, 1, 2, ... without gaps")
-        added = self.library.get_added_tokens_decoder()
-        special = {token.content: id for id, token in added.items() if token.special}
+        if self.library.get_vocab(with_added_tokens=True) != {token: position for position, token in enumerate(listed)}:
+            raise ValueError("its tokens are numbered in a way that the library does not follow")
+        self.ids = list(listed.values())  # the file's, by the library's
+        self.is_dense = self.ids == list(range(len(self.ids)))
+        self.n_vocab = max(self.ids) + 1  # an id in a gap never occurs
+        added = self.library.get_added_tokens_decoder().values()
+        special = {token.content: listed[token.content] for token in added if token.special}
         self.eos_token = find_eos(special, eos_token)
         self.eot_token = special[self.eos_token]
         self.token_bytes = [b""] * self.n_vocab
-        spell = speller(raw)
-        for token, id in vocabulary.items():
-            if id in added:
-                self.token_bytes[id] = b"" if added[id].special else token.encode("utf-8")
-            elif token != raw["model"].get("unk_token"):
+        spell, plain = speller(raw), {token.content for token in added if not token.special}
+        for token, id in listed.items():
+            if token in plain:
+                self.token_bytes[id] = token.encode("utf-8")
+            elif token not in special and token != raw["model"].get("unk_token"):
                 self.token_bytes[id] = spell(token)
         if not self.spells(self.encode_ordinary(PROBE), PROBE):
             raise ValueError("it does not keep a text as it is (case, blanks, or characters that it does not know)")
@@ -73,9 +76,10 @@ class HuggingFaceTokenizer:
         except UnicodeEncodeError:
             text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
         try:
-            return self.library.encode_batch_fast([text], add_special_tokens=False)[0].ids
+            ids = self.library.encode_batch_fast([text], add_special_tokens=False)[0].ids
         except Exception as error:  # the library raises nothing more particular
             raise DataError(f"the tokenizer {self.name} cannot encode a text ({first_line(error)})") from None
+        return ids if self.is_dense else [self.ids[id] for id in ids]
 
     def encode(self, text: str, *, allowed_special: str) -> list[int]:
         """Return the ids of text, in which the end-of-text token, spelled out, is that token."""
@@ -104,28 +108,54 @@ class HuggingFaceTokenizer:
 
 
 def read_tokenizer_file(path: Path, name: str, eos_token: str | None) -> HuggingFaceTokenizer:
-    """Return the tokenizer in a tokenizer.json, or in the folder that holds one; raise DataError naming the file."""
+    """Return the tokenizer in a tokenizer.json, or in the folder that holds one.
+
+    Raises:
+        DataError: there is none, or it cannot be used; the message names the file.
+        SettingError: it is not clear which token ends a document.
+    """
     path = path / "tokenizer.json" if path.is_dir() else path
     if not path.is_file():
         raise DataError(f"{path}: no such file; tokenizer.files=PATH names a Hugging Face tokenizer.json or its folder")
     try:
         if path.stat().st_size > LARGEST_FILE:
             raise ValueError(f"more than {LARGEST_FILE:,} bytes")
-        return HuggingFaceTokenizer(name, path.read_text(encoding="utf-8"), eos_token)
+        return HuggingFaceTokenizer(name, path.read_text(encoding="utf-8-sig"), eos_token)
     except SettingError as error:
         raise SettingError(f"{path}: {error}") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(f"{path}: cannot be used as a tokenizer ({first_line(error)})") from None
 
 
+def number_densely(raw: dict[str, Any]) -> tuple[dict[str, Any], dict[str, int]]:
+    """Return the file with ids 0, 1, 2, ..., as the library numbers them, and the file's own id of each token in that order.
+
+    The ids of a file may have gaps, and the library would renumber an added token behind one.
+
+    Raises:
+        ValueError: the ids are not whole numbers, each once, or are too large.
+    """
+    vocab, added = raw["model"]["vocab"], sorted(raw.get("added_tokens") or [], key=lambda token: token["id"])
+    listed = dict(sorted(vocab.items(), key=lambda item: item[1]))
+    for token in added:
+        if listed.setdefault(token["content"], token["id"]) != token["id"]:
+            raise ValueError(f"two ids for the token {token['content']!r}")
+    ids = set(listed.values())
+    if {type(id) for id in ids} != {int} or len(ids) != len(listed) or min(ids) < 0:
+        raise ValueError("ids are not whole numbers from 0 on, each once")
+    if max(ids) > LARGEST_ID:
+        raise ValueError(f"ids up to {max(ids):,} for {len(ids):,} tokens")
+    positions = {token: position for position, token in enumerate(listed)}
+    model = {**raw["model"], "vocab": {token: positions[token] for token in vocab}}
+    return {**raw, "model": model, "added_tokens": [{**token, "id": positions[token["content"]]} for token in added]}, listed
+
+
 def load_library(raw: dict[str, Any]) -> Any:
     """Return tokenizers.Tokenizer of the parts of raw that encode text; raise ValueError where one is not accepted."""
-    # Documents are encoded by processes of our own; a pool of threads in each would only stand in each other's way.
+    # Documents are encoded by processes of our own; a pool of threads in each would only slow each other down.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     import tokenizers
 
-    if raw["model"].get("type") != "BPE":
-        raise ValueError(f"its model is {raw['model'].get('type')!r}, not BPE")
     for part in flatten(raw.get("normalizer"), "normalizers"):
         if part not in NORMALIZERS:
             raise ValueError(f"its normalizer {str(part.get('type'))!r} does not keep every text as it is")
@@ -150,6 +180,12 @@ def flatten(part: Any, key: str) -> list[dict[str, Any]]:
 def speller(raw: dict[str, Any]) -> Any:
     """Return the function from a token's name to its bytes that the file's decoder describes."""
     decoders = flatten(raw.get("decoder"), "decoders")
+    if not decoders:  # what splits the text tells as well
+        decoders = [
+            *flatten(raw.get("pre_tokenizer"), "pretokenizers"),
+            *map(inverse, flatten(raw.get("normalizer"), "normalizers")),
+        ]
+        decoders += [{"type": "ByteFallback"}] if raw["model"].get("byte_fallback") else []
     kinds = [part.get("type") for part in decoders]
     if "ByteLevel" in kinds:
         byte_of = printable_bytes()
@@ -159,6 +195,13 @@ def speller(raw: dict[str, Any]) -> Any:
         named = {f"<0x{value:02X}>": bytes([value]) for value in range(256)} if "ByteFallback" in kinds else {}
         return lambda token: named[token] if token in named else token.replace(SPACE, " ").encode("utf-8")
     raise ValueError(f"its decoder ({', '.join(map(str, kinds)) or 'none'}) is neither byte-level nor SentencePiece's")
+
+
+def inverse(normalizer: dict[str, Any]) -> dict[str, Any]:
+    """Return the decoder that undoes a normalizer, if it is the one that writes spaces; others are no decoders."""
+    if normalizer == {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}:
+        return {"type": "Replace", "pattern": {"String": SPACE}, "content": " "}
+    return {"type": f"the normalizer {normalizer.get('type')}"}
 
 
 def find_eos(special: dict[str, int], wanted: str | None) -> str:

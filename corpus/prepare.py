@@ -6,18 +6,19 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from corpus.adopt import adopt
-from corpus.bin_writer import BinWriter
-from corpus.documents import Documents, split_order
-from corpus.manifest import DTYPES, MANIFEST_NAME, SPLITS, TOKEN_BYTES_NAME, TOKENIZER_NAME, DataError, SplitInfo
-from corpus.parallel import Encoded, encoder, plan_chunks
-from corpus.plan import Plan, PrepareConfig, check_settings, describe_tokenizer, dtype_of
-from corpus.progress import ProgressReport, read_progress, record_progress
+from corpus.documents import INDEX_NAME, READING_NAME, DocumentIndex, cut_in_two, split_order
+from corpus.manifest import MANIFEST_NAME, TOKEN_BYTES_NAME, TOKENIZER_NAME, DataError, SplitInfo, read_manifest
+from corpus.plan import Plan, describe_tokenizer
+from corpus.progress import PROGRESS_NAME
 from corpus.publication import (
     ADOPTED,
     LOCK_NAME,
@@ -30,15 +31,18 @@ from corpus.publication import (
     refuse_foreign_files,
     refuse_foreign_scratch,
 )
-from corpus.sources import check_vocab_size, open_documents
-from corpus.token_file import read_manifest, verify_token_files
+from corpus.settings import PrepareConfig, check_settings, check_vocab_size
+from corpus.sources import open_documents
+from corpus.splits import encode_splits
+from corpus.token_file import verify_token_files
 from corpus.tokenizer import byte_lengths, make_tokenizer, tokenizer_json
 from runfolder.files import write_atomically, write_json_atomically
 from runfolder.lock import take
 
-PROGRESS_NAME = "progress.json"
 UNPACKED_NAME = "documents"
-SECONDS_BETWEEN_RECORDS = 2.0  # a killed run repeats at most this much work
+# What a run leaves that the next one can continue from.
+CONTINUED = (PROGRESS_NAME, MANIFEST_NAME, f"{UNPACKED_NAME}/{INDEX_NAME}", f"{UNPACKED_NAME}/{READING_NAME}")
+SHORT_VALIDATION = 1024  # tokens: one window of a common context
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -93,7 +97,7 @@ def lock_folder(directory: Path) -> Iterator[Path]:
         try:
             yield scratch
         finally:
-            if not any((scratch / name).exists() for name in (PROGRESS_NAME, MANIFEST_NAME, UNPACKED_NAME)):
+            if not any((scratch / name).exists() for name in CONTINUED):
                 shutil.rmtree(scratch, ignore_errors=True)
 
 
@@ -120,14 +124,15 @@ def is_prepared(directory: Path, plan: Plan, overwrite: bool) -> bool:
             f"{part}.{key}"
             for part, planned, found in pairs
             for key in planned
-            if key != "fingerprint" and planned[key] != found.get(key)
+            if key not in ("fingerprint", "method", "shuffle") and planned[key] != found.get(key)
         ]
         raise DataError(
             f"{directory}: holds bins prepared with other settings ({', '.join(differing)}); "
             "overwrite=true replaces them, data.dir=DIR keeps both"
         )
     verify_token_files(directory, manifest)
-    print(f"already prepared: {directory}")
+    left_out = sum(manifest.source.get(key) or 0 for key in ("bad_rows", "damaged_files"))
+    print(f"already prepared: {directory}" + (f" ({left_out:,} bad rows or files were left out)" if left_out else ""))
     return True
 
 
@@ -141,97 +146,64 @@ def build(directory: Path, scratch: Path, config: PrepareConfig, plan: Plan) -> 
     forget_publication(directory, scratch)
     started = time.monotonic()
     num_proc = config.num_proc or len(os.sched_getaffinity(0))
-    unpacked = scratch / UNPACKED_NAME
-    progress = read_progress(scratch / PROGRESS_NAME, plan.fingerprint)
-    print(
-        f"reading documents: {config.data.source} {config.data.repo or config.data.files or ''}".rstrip(),
-        file=sys.stderr,
-        flush=True,
-    )
-    try:
-        documents = open_documents(config.data, unpacked, config.limit_documents, num_proc, plan.fingerprint)
-    except BaseException:
-        shutil.rmtree(unpacked, ignore_errors=True)  # half a copy of the text is of no use to the next run
-        raise
-    orders = split_order(len(documents), plan.split["test_size"], plan.split["seed"])
-    tokenizer_path = scratch / TOKENIZER_NAME
-    write_atomically(tokenizer_path, tokenizer_json(plan.encoding))
-    dtype = dtype_of(plan.encoding)
-    writers = {name: BinWriter(scratch / f"{name}.bin", DTYPES[dtype].itemsize, progress[name]) for name in SPLITS}
-    require_space(directory, documents, writers, plan)
-    chunks = {name: plan_chunks(documents.records["length"][orders[name]], writers[name].progress.documents) for name in SPLITS}
-    workers = max(1, min(num_proc, sum(map(len, chunks.values()))))
-    index_path = unpacked / "order.records"
-
-    def record() -> None:
-        record_progress(scratch / PROGRESS_NAME, plan.fingerprint, {name: writer.flush() for name, writer in writers.items()})
-
-    with encoder(tokenizer_path, documents.paths, dtype, workers) as encode:
-        for name in SPLITS:
-            documents.records[orders[name]].tofile(index_path)
-            write_split(
-                writers[name],
-                encode(str(index_path), chunks[name]),
-                ProgressReport(name, len(orders[name]), writers[name].progress.documents),
-                record,
-            )
-    repaired = documents.repaired + sum(writer.progress.repaired for writer in writers.values())
-    altered = sum(writer.progress.altered for writer in writers.values())
+    say(f"reading documents: {config.data.source} {config.data.repo or config.data.files or ''}".rstrip())
+    index = open_documents(config, plan.files, scratch / UNPACKED_NAME, num_proc, plan.fingerprint)
+    index, orders, split = split_documents(index, plan.split)
+    write_atomically(scratch / TOKENIZER_NAME, tokenizer_json(plan.encoding))
+    writers = encode_splits(scratch, index, orders, plan, num_proc)
     splits = {name: writer.finish() for name, writer in writers.items()}
+    counts = {
+        "invalid_utf8_documents": index.counts.repaired + sum(writer.progress.repaired for writer in writers.values()),
+        "altered_documents": sum(writer.progress.altered for writer in writers.values()),
+        "null_rows": index.counts.nulls,
+        "bad_rows": index.counts.bad_rows,
+        "damaged_files": index.counts.damaged_files,
+    }
     write_atomically(scratch / TOKEN_BYTES_NAME, byte_lengths(plan.encoding).tobytes())
-    write_json_atomically(scratch / MANIFEST_NAME, plan.manifest(splits, repaired, altered))
+    write_json_atomically(scratch / MANIFEST_NAME, plan.manifest(splits, split, counts))
     publish(directory, scratch)
-    summarize(directory, config, splits, repaired, time.monotonic() - started)
-    if altered:
-        print(
-            f"warning: in {altered:,} documents the tokens do not spell the text byte for byte (the tokenizer normalizes "
-            "it); bits per byte is that of the tokens' bytes",
-            file=sys.stderr,
-        )
+    summarize(directory, config, splits, counts, time.monotonic() - started)
 
 
-def require_space(directory: Path, documents: Documents, writers: dict[str, BinWriter], plan: Plan) -> None:
-    """Raise DataError now rather than hours later if the bins cannot fit on the disk."""
-    # English is about 4.5 bytes per GPT-2 token; 7 keeps the estimate below what is really needed.
-    bytes_per_token = 1 if plan.encoding.name == "bytes" else 7
-    itemsize = writers["train"].itemsize
-    needed = int(documents.records["length"].sum()) * itemsize // bytes_per_token
-    missing = needed - sum(writer.progress.tokens * itemsize for writer in writers.values()) - shutil.disk_usage(directory).free
-    if missing > 0:
-        raise DataError(f"{directory}: the disk is too small, the bins need at least {needed:,} bytes and {missing:,} are wanting")
+def split_documents(index: DocumentIndex, split: dict[str, Any]) -> tuple[DocumentIndex, dict[str, np.ndarray], dict[str, Any]]:
+    """Return the documents, which of them each split holds in what order, and how the manifest describes that.
+
+    One document, a book or nanoGPT's input.txt, is cut: its end is the validation split.
+    """
+    if len(index) != 1:
+        return index, split_order(len(index), split["test_size"], split["seed"]), split
+    index = cut_in_two(index, split["test_size"])
+    length = int(index.records["length"][1])
+    say(f"one document: its last {length:,} bytes (data.val_fraction={split['test_size']}) are the validation split")
+    return index, {"train": np.array([0]), "val": np.array([1])}, {**split, "method": "position", "shuffle": False}
 
 
-def write_split(writer: BinWriter, chunks: Iterator[Encoded], report: ProgressReport, record: Callable[[], None]) -> None:
-    """Append every chunk of one split, recording now and then how far it is."""
-    recorded = time.monotonic()
-    try:
-        for chunk in chunks:
-            writer.append(chunk)
-            report.update(chunk.documents, chunk.tokens)
-            if time.monotonic() - recorded >= SECONDS_BETWEEN_RECORDS:
-                record()
-                recorded = time.monotonic()
-    except KeyboardInterrupt:
-        record()
-        raise
-    finally:
-        report.close()
-    record()
-
-
-def summarize(directory: Path, config: PrepareConfig, splits: dict[str, SplitInfo], repaired: int, seconds: float) -> None:
-    """Print what was written, and a warning where published counts differ."""
+def summarize(directory: Path, config: PrepareConfig, splits: dict[str, SplitInfo], counts: dict[str, int], seconds: float) -> None:
+    """Print what was written, and warnings: left out, altered, too short, other counts than published."""
     for info in splits.values():
         print(f"{directory / info.file}: {info.tokens:,} tokens, {info.documents:,} documents, {info.bytes:,} bytes of text")
-    print(
-        f"prepared {directory} in {seconds:.1f} s" + (f"; invalid UTF-8 was replaced in {repaired:,} documents" if repaired else "")
-    )
+    print(f"prepared {directory} in {seconds:.1f} s")
+    messages = {
+        "invalid_utf8_documents": "invalid UTF-8 was replaced in {:,} documents",
+        "null_rows": "{:,} rows without a text became empty documents",
+        "bad_rows": "{:,} bad rows were left out",
+        "damaged_files": "{:,} damaged files were left out from the damage on",
+        "altered_documents": "in {:,} documents the tokens do not spell the text byte for byte (the tokenizer normalizes it); "
+        "bits per byte is that of the tokens' bytes",
+    }
+    for key, message in messages.items():
+        if counts[key]:
+            say(f"warning: {message.format(counts[key])}")
+    if splits["val"].tokens <= SHORT_VALIDATION:
+        say(f"warning: val.bin holds only {splits['val'].tokens:,} tokens; data.val_fraction=0.1 makes it a tenth of the documents")
     if config.limit_documents is None:
-        counts = {
-            "documents": sum(info.documents for info in splits.values()),
-            **{f"{name}_tokens": info.tokens for name, info in splits.items()},
-        }
-        for key, actual in counts.items():
+        documents = sum(info.documents for info in splits.values())
+        found = {"documents": documents, **{f"{name}_tokens": info.tokens for name, info in splits.items()}}
+        for key, actual in found.items():
             expected = getattr(config.data.expected, key)
             if expected is not None and expected != actual:
-                print(f"warning: {actual:,} {key.replace('_', ' ')}, the published count is {expected:,}", file=sys.stderr)
+                say(f"warning: {actual:,} {key.replace('_', ' ')}, the published count is {expected:,}")
+
+
+def say(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)

@@ -11,6 +11,7 @@ from tqdm import tqdm
 from corpus.manifest import SPLITS
 from runfolder.files import write_json_atomically
 
+PROGRESS_NAME = "progress.json"
 SECONDS_BETWEEN_LINES = 10.0
 
 

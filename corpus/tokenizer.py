@@ -24,6 +24,7 @@ from corpus.huggingface_tokenizer import (
     read_tokenizer_file,
 )
 from corpus.manifest import DataError, first_line
+from corpus.settings import SettingError
 
 Tokenizer = tiktoken.Encoding | HuggingFaceTokenizer
 
@@ -52,17 +53,46 @@ NETWORK_LIMIT_SECONDS = 3.0
 def make_tokenizer(name: str, files: str | None = None, eos_token: str | None = None) -> Tokenizer:
     """Return the tokenizer called gpt2 or bytes, or under any other name the one in the tokenizer.json that files names.
 
-    For gpt2, files is a folder with its published files; raises DataError within 5 seconds if they are nowhere to be had.
+    For gpt2, files is a folder with its published files. The tokenizer.json that a data folder or a run of ours has is read
+    under its own name.
+
+    Raises:
+        DataError: the files are damaged, or within 5 seconds nowhere to be had.
+        SettingError: files holds another tokenizer than name says.
     """
+    own_file = stored_file(files)
+    if own_file is not None:
+        encoding = load_tokenizer(own_file)
+        if encoding.name != name or eos_token not in (None, getattr(encoding, "eos_token", END_OF_TEXT)):
+            raise SettingError(
+                f"tokenizer.files={files}: it is the tokenizer {encoding.name}; data.tokenizer={encoding.name} reads it"
+            )
+        return encoding
     if name == "bytes":
         ranks, pattern = {bytes([value]): value for value in range(256)}, BYTES_PATTERN
     elif name == "gpt2":
+        if (files or "").endswith(".json"):
+            raise SettingError(
+                f"tokenizer.files={files}: a tokenizer.json needs a name other than {name}: "
+                "data=openwebtext_llama2 has one, data.tokenizer=NAME gives one"
+            )
         ranks, pattern = find_gpt2_ranks(files), GPT2_PATTERN
     elif files is not None:
         return read_tokenizer_file(Path(files), name, eos_token)
     else:
         raise DataError(f"tokenizer {name!r} is not known; there are: gpt2, bytes, and any other with tokenizer.files=PATH")
     return tiktoken.Encoding(name, pat_str=pattern, mergeable_ranks=ranks, special_tokens={END_OF_TEXT: len(ranks)})
+
+
+def stored_file(files: str | None) -> Path | None:
+    """Return the tokenizer.json that files names if it is one that prepare_owt.py wrote, which begin otherwise than others'."""
+    path = Path(files or "")
+    path = path / "tokenizer.json" if path.is_dir() else path
+    if files is None or not path.is_file():
+        return None
+    with open(path, "rb") as file:
+        start = file.read(20)
+    return path if start.startswith((b'{"eos_token":', b'{"eot_id":')) else None
 
 
 def find_gpt2_ranks(files: str | None) -> dict[bytes, int]:

@@ -146,7 +146,8 @@ def default_run_name(config: Config) -> str:
     for key, usual in (("update", "adamw"), ("schedule", "cosine"), ("parametrization", "standard")):
         if getattr(config, key) != usual:
             parts.append(getattr(config, key))
-    return "-".join([*parts, f"seed{config.seed}"])
+    # A data.name may hold what no folder's name should.
+    return re.sub(r"[^A-Za-z0-9_.+-]+", "_", "-".join([*parts, f"seed{config.seed}"]))
 
 
 def name_variant(node: dict[str, Any]) -> list[str]:

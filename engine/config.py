@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Optional
 
-from corpus.sources import DataConfig
+from corpus.settings import DataConfig
 
 # A key that changes neither the trajectory nor its evaluation. A run may be continued with another value, a sweep takes the run
 # for the same point, and a comparison takes two runs that differ in nothing else for two seeds. This is the only list: all
@@ -128,6 +128,10 @@ class Config:
 
 
 NEUTRAL = {f.name for f in fields(Config) if f.metadata.get("neutral")}
+
+
+# Keys of `model` that earlier versions had, with the value that is now the only one: their run folders can still be read.
+RETIRED = {"qk_norm": True}
 
 
 def is_neutral(key: str) -> bool:

@@ -7,12 +7,9 @@ from omegaconf import OmegaConf
 
 from cli.composition import ConfigError, first_line, to_dataclass
 from engine.checks import check_config
-from engine.config import Config
+from engine.config import RETIRED, Config
 from runfolder.files import write_atomically
 from runfolder.plain_yaml import load_plain_yaml
-
-# Keys of `model` that earlier versions had, with the value that is now the only one: their run folders can still be read.
-RETIRED = {"qk_norm": True}
 
 
 def save_config(config: Config, path: Path) -> None:

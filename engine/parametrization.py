@@ -23,6 +23,7 @@ def apply_transfer(config: Config) -> None:
         raise ConfigError(f"parametrization=transfer: there are rules for {', '.join(TRANSFERS)}, none for model={name}")
     if config.rate_multiplier != RateMultipliers() or config.init_multiplier != InitMultipliers():
         raise ConfigError("parametrization=transfer sets rate_multiplier and init_multiplier; leave them out")
+    assert base.n_embd and base.n_layer and base.max_steps  # none is missing
     rules = TRANSFERS[name](
         model,
         width=model["n_embd"] / base.n_embd,

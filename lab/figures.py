@@ -1,9 +1,10 @@
-"""What all pictures share: colours, axes, ticks, legends, and writing a picture down."""
+"""What all pictures share: one look per arm, axes, ticks, legends, and files that tell what they show."""
 
 import io
-import math
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
+from html import escape, unescape
 from pathlib import Path
 
 import matplotlib
@@ -12,7 +13,8 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402  (the backend must be chosen first: there may be no display)
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator  # noqa: E402
 
-from lab.words import display_arm, format_tokens  # noqa: E402
+from lab.words import display_arm, format_tokens, printable  # noqa: E402
+from runfolder.files import write_atomically  # noqa: E402
 
 # Okabe-Ito colours: told apart by colour-blind readers; markers tell the arms apart in grey print.
 PALETTE = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -33,9 +35,9 @@ STYLE = {
 
 @dataclass(frozen=True)
 class Plot:
-    """Name one written picture and say what it shows.
+    """One written picture and what it shows; `path` is the PNG, beside it lies the same as SVG.
 
-    `svg` is the same picture as vectors on a transparent ground, `alt` its axes and its legend in words, `is_wide` that
+    `svg` is the picture as vectors on a transparent ground, `alt` its axes and its legend in words, `is_wide` that
     it is too wide to be shrunk to a phone.
     """
 
@@ -47,18 +49,30 @@ class Plot:
     is_wide: bool = False
 
 
-def choose_loss_range(analysis) -> tuple[float, float]:
-    """Return limits around the final losses: the start of training (log of the vocabulary) would flatten them."""
-    best = [point.best.loss for ladder in analysis.ladders.values() for point in ladder.points]
-    spread = max(max(best) - min(best), 0.02 * max(best))
-    highest = max(point.loss for run in analysis.runs for point in run.curve if math.isfinite(point.loss))
-    return min(best) - 0.15 * spread, min(max(best) + 1.2 * spread, max(highest, max(best)) + 0.15 * spread)
+@dataclass(frozen=True)
+class Look:
+    """How an arm is drawn, the same in every picture."""
+
+    colour: str
+    marker: str
 
 
-def say_clipped(axes, analysis) -> str:
-    top = axes.get_ylim()[1]
-    clipped = any(point.loss > top for run in analysis.runs for point in run.curve)
-    return " Losses above the frame (early training, poor learning rates) are cut off." if clipped else ""
+# Arms that are met everywhere keep their look, whatever they are compared with.
+RESERVED = ("gpt", "ngpt", "gpt_qknorm")
+
+
+def find_looks(arms: Iterable[str]) -> dict[str, Look]:
+    """Return {arm: look}; arms that have none reserved get the looks that are left, in their order."""
+    looks = {arm: Look(PALETTE[index], MARKERS[index]) for index, arm in enumerate(RESERVED)}
+    found: dict[str, Look] = {}
+    others = 0
+    for arm in dict.fromkeys(arms):
+        if arm not in looks:
+            index = len(RESERVED) + others
+            looks[arm] = Look(PALETTE[index % len(PALETTE)], MARKERS[(index + index // len(PALETTE)) % len(MARKERS)])
+            others += 1
+        found[arm] = looks[arm]
+    return found
 
 
 def tick_log_axis(axis, form) -> None:
@@ -93,11 +107,27 @@ def literal(arm: str) -> str:
 
 
 def save_plot(figure, path: Path, title: str, caption: str) -> Plot:
-    """Write a figure as PNG (white ground, for documents), draw it as SVG for the page, and close it."""
+    """Write a figure as PNG (white ground, for documents) and as SVG (for papers and the page), and close it."""
     figure.savefig(path, metadata={"Software": None})
     plot = Plot(path, title, caption, draw_svg(figure), describe_figure(figure), figure.get_figwidth() > 8)
     plt.close(figure)
+    words = {"title": f"{title}: {plot.alt}", "desc": caption}
+    told = "".join(f"<{name}>{escape(printable(text))}</{name}>" for name, text in words.items())
+    write_atomically(path.with_suffix(".svg"), re.sub(r"(<svg [^>]*>)", lambda found: found[1] + told, plot.svg, count=1))
     return plot
+
+
+def read_plots(folder: Path) -> list[Plot]:
+    """Return the pictures of a folder that save_plot wrote; files that it did not write are passed over."""
+    plots = []
+    for path in sorted(folder.glob("*.svg")):
+        text = path.read_text(encoding="utf-8", errors="replace")
+        found = re.search(r"<svg [^>]*><title>(.*?): (.*?)</title><desc>(.*?)</desc>", text, re.DOTALL)
+        width = re.search(r'<svg [^>]*width="([\d.]+)pt"', text)
+        if found and width:
+            title, alt, caption = map(unescape, found.groups())
+            plots.append(Plot(path.with_suffix(".png"), title, caption, text, alt, is_wide=float(width[1]) > 576))
+    return plots
 
 
 def draw_svg(figure) -> str:

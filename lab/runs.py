@@ -2,12 +2,15 @@
 
 import json
 import math
+import re
 import reprlib
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
 
 from runfolder import layout
+from runfolder.layout import CONFIG, is_replaced, is_run_folder
 from runfolder.metrics import find_damaged_lines, read_records, select_validations
 from runfolder.plain_yaml import load_plain_yaml
 
@@ -21,7 +24,7 @@ class RunFolderError(Exception):
 
 @dataclass(frozen=True)
 class Validation:
-    """Hold one validation: loss in nats/token, train_seconds cumulative over training steps only."""
+    """One validation: loss in nats/token, train_seconds cumulative over training steps only."""
 
     step: int
     tokens: int
@@ -31,11 +34,23 @@ class Validation:
 
 
 @dataclass(frozen=True)
+class Step:
+    """One training step that was logged: loss in nats/token, the gradient's norm before clipping; None where not recorded."""
+
+    step: int
+    tokens: int
+    loss: float | None
+    grad_norm: float | None
+    learning_rate: float | None
+
+
+@dataclass(frozen=True)
 class Run:
-    """Hold what one run folder says.
+    """What one run folder says.
 
     `budget_tokens` is what the run was asked to train on; `step_seconds` the median over what it logged, which a slow
-    start (compilation) or a pause does not move, None where no speed was logged.
+    start (compilation) or a pause does not move, None where no speed was logged. `was_nonfinite` is whether a loss or a
+    gradient was not finite (events.jsonl).
     """
 
     name: str
@@ -53,6 +68,8 @@ class Run:
     curve: tuple[Validation, ...]
     step_seconds: float | None = None
     warnings: tuple[str, ...] = field(default=())
+    steps: tuple[Step, ...] = ()
+    was_nonfinite: bool = False
 
     @property
     def final(self) -> Validation | None:
@@ -122,16 +139,69 @@ def read_run(folder) -> Run:
         curve=_validation_curve(records),
         step_seconds=_median_step_seconds(records, tokens_per_step),
         warnings=tuple(warnings),
+        steps=_training_steps(records),
+        was_nonfinite=_was_nonfinite(path / "events.jsonl"),
     )
 
 
-def read_runs(folders) -> list[Run]:
-    """Read several run folders, each once, and give runs whose folder names collide their path as a name."""
-    paths = list(dict.fromkeys(Path(folder).resolve() for folder in folders))
-    given = {Path(folder).resolve(): folder for folder in reversed(list(folders))}
-    runs = [read_run(given[path]) for path in paths]
+def find_runs(paths: Sequence[str | Path]) -> tuple[list[Path], list[str]]:
+    """Return the run folders among paths and one level below them, and a note for each path that holds none.
+
+    Raises:
+        RunFolderError: a path does not exist, or none of them is or holds a run.
+    """
+    found, notes = [], []
+    for path in map(Path, paths):
+        if not path.exists():
+            raise RunFolderError(f"{path}: no such run folder")
+        below = sorted(child for child in path.iterdir() if is_run_folder(child)) if path.is_dir() else []
+        if path.is_dir() and (is_run_folder(path) or is_replaced(path)):
+            found.append(path)
+        elif below:
+            found += below
+            notes += [f"{child}: not a run folder (no config.yaml)" for child in _list_unstarted(path)]
+        else:
+            notes.append(f"{path}: not a run folder" + (" (no config.yaml)" if path.is_dir() else ""))
+    if not found:
+        raise RunFolderError(f"no run to compare: {'; '.join(notes) or 'no folder was given'}")
+    return found, notes
+
+
+def _list_unstarted(folder: Path) -> list[Path]:
+    """Return the folders in a folder of runs that a run began to use and that hold none."""
+    return sorted(child.parent for child in folder.glob("*/run.lock") if not (child.parent / CONFIG).is_file())
+
+
+def read_readable(folders: Sequence[Path]) -> tuple[list[Run], list[str]]:
+    """Return the runs of several folders as read_runs does, and a note for each that cannot be read; raise if none can."""
+    runs, notes = [], []
+    for folder in _list_once(folders):
+        try:
+            runs.append(read_run(folder))
+        except RunFolderError as error:
+            notes.append(str(error))
+    if not runs:
+        raise RunFolderError("; ".join(notes))
+    return tell_names_apart(runs), notes
+
+
+def read_runs(folders: Sequence[str | Path]) -> list[Run]:
+    """Read several run folders, each once; raise RunFolderError for the first that cannot be read."""
+    return tell_names_apart([read_run(folder) for folder in _list_once(folders)])
+
+
+def _list_once(folders: Sequence[str | Path]) -> list[str | Path]:
+    """Return the folders in their order, each once, however it was written."""
+    given: dict[Path, str | Path] = {}
+    for folder in folders:
+        given.setdefault(Path(folder).resolve(), folder)
+    return list(given.values())
+
+
+def tell_names_apart(runs: list[Run]) -> list[Run]:
+    """Return the runs, with the path for a name where folder names collide."""
     names = [run.name for run in runs]
-    return [run if names.count(run.name) == 1 else Run(**{**vars(run), "name": run.path}) for run in runs]
+    return [run if names.count(run.name) == 1 else replace(run, name=run.path) for run in runs]
 
 
 def _require_number(path: Path, config: dict, key: str) -> float:
@@ -151,6 +221,27 @@ def _read_mapping(path: Path) -> dict:
     if not isinstance(value, dict):
         raise RunFolderError(f"{path}: holds no mapping")
     return value
+
+
+def _was_nonfinite(path: Path) -> bool:
+    """Return whether the events of a run tell of a loss or a gradient that was not finite."""
+    return path.is_file() and re.search(r'"event": *"nonfinite"', path.read_text(encoding="utf-8", errors="replace")) is not None
+
+
+def _training_steps(records: list[dict]) -> tuple[Step, ...]:
+    """Return the logged steps in order; after a resume a step may occur twice, and the later line holds."""
+    by_step = {
+        record["step"]: Step(
+            record["step"],
+            int(_to_finite(record.get("tokens")) or 0),
+            to_number(record.get("train/loss")),
+            to_number(record.get("train/grad_norm")),
+            to_number(record.get("train/learning_rate")),
+        )
+        for record in records
+        if "train/loss" in record
+    }
+    return tuple(by_step[step] for step in sorted(by_step))
 
 
 def _median_step_seconds(records: list[dict], tokens_per_step: float) -> float | None:

@@ -9,8 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from corpus.plan import PrepareConfig, TokenizerConfig
-from corpus.sources import DataConfig
+from corpus.settings import DataConfig, PrepareConfig, TokenizerConfig
 from corpus.tokenizer import make_tokenizer
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -60,7 +59,7 @@ def write_shards(folder: Path, texts: list[str], shards: int = 3) -> str:
 
 def local_config(out: Path, files, **settings) -> PrepareConfig:
     """Return what the command would compose; val_fraction is large, since the corpora are small."""
-    top = {key: settings.pop(key) for key in ("num_proc", "limit_documents", "overwrite", "adopt") if key in settings}
+    top = {key: settings.pop(key) for key in ("num_proc", "limit_documents", "overwrite", "adopt", "on_bad_row") if key in settings}
     files_dir = settings.pop("tokenizer_files", None)
     data = DataConfig(**{"name": "local", "dir": str(out), "source": "files", "files": files, "val_fraction": 0.1, **settings})
     return PrepareConfig(data, TokenizerConfig(data.tokenizer, files_dir), **top)

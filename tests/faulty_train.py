@@ -82,11 +82,25 @@ def signal_in_evaluation(number: int) -> None:
     engine.evaluate.ValidationSet.batches = batches_with_signal
 
 
+def signal_at(step: int, number: int) -> None:
+    """Send this process a signal when that many steps are done: a kill at a known place, however busy the machine."""
+    train_step = engine.trainer.Trainer.train_step
+
+    def train_step_after_signal(self, *args):
+        if self.state.step == step:
+            os.kill(os.getpid(), number)
+            time.sleep(0.5)
+        return train_step(self, *args)
+
+    engine.trainer.Trainer.train_step = train_step_after_signal
+
+
 FAULTS = {
     "poison": lambda value: poison(*(int(v) for v in value.split(","))),
     "slow_save": lambda value: slow_save(float(value)),
     "failing_save": lambda _: failing_save(),
     "quick_retries": lambda _: quick_retries(),
+    "signal_at": lambda value: signal_at(*(int(v) for v in value.split(","))),
     "signal_in_evaluation": lambda value: signal_in_evaluation(int(value)),
 }
 

@@ -13,9 +13,9 @@ from synthetic_runs import TOKENS_PER_STEP, final_loss, make_run
 from lab.runs import read_runs
 from lab.speedup.comparable import IncomparableError
 from lab.speedup.decomposition import measure_parts
-from lab.speedup.groups import analyze_groups
 from lab.speedup.ladder import Endpoint, build_ladder
-from lab.speedup.overview import render_report_text
+from lab.speedup.report import build_report
+from lab.speedup.text import render_text
 from lab.speedup.write import write_report
 
 # Arm: model, precision, token advantage over GPT with fp32 weights, learning rates run, best one.
@@ -58,7 +58,7 @@ def make_arms(root, arms=tuple(ARMS), seeds=(1,), noise=0.0, budgets=BUDGETS):
 
 
 def decompose(folders, **options):
-    return analyze_groups(read_runs(folders), with_parts=True, **options).sections[0].decomposition
+    return build_report(read_runs(folders), with_parts=True, **options).sections[0].decomposition
 
 
 WANTED = {"untuned": 1 / UNTUNED, "gpt_bf16": 1 / 0.6, "gpt": 1.3, "gpt_qknorm": 1.9 / 1.3}
@@ -136,12 +136,12 @@ def test_command_line_prints_the_parts_and_draws_them(tmp_path):
     assert done.returncode == 0, done.stderr
     assert re.search(r"nGPT's speedup over GPT, bf16-stored matrices, untuned rate: [34]\.\d\dx", done.stdout)
     assert max(map(len, done.stdout.splitlines())) <= 100
-    assert (tmp_path / "report" / "decomposition.png").stat().st_size > 10_000
+    assert next(tmp_path.glob("report/*/decomposition.png")).stat().st_size > 10_000
 
 
 def test_the_report_holds_the_decomposition(tmp_path):
-    report = analyze_groups(read_runs(make_arms(tmp_path, budgets=(100, 400, 1600))), with_parts=True)
+    report = build_report(read_runs(make_arms(tmp_path, budgets=(100, 400, 1600))), with_parts=True)
     write_report(report, tmp_path / "out")
     page, numbers = (tmp_path / "out" / "report.html").read_text(), (tmp_path / "out" / "speedup.json").read_text()
     assert "What the speedup is made of" in page and '"decomposition"' in numbers
-    assert "Beside the chain" in render_report_text(report)
+    assert "Beside the chain" in render_text(report)

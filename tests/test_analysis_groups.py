@@ -12,16 +12,17 @@ from synthetic_runs import final_loss, make_ladders, make_run
 
 from lab.runs import read_run, read_runs
 from lab.speedup.comparable import IncomparableError
-from lab.speedup.groups import analyze_groups, summarize
-from lab.speedup.overview import render_report_text
+from lab.speedup.curve import Curve
 from lab.speedup.published import (
     VOCABULARIES,
     describe_setting,
-    find_anchors,
-    list_anchors,
-    list_published_speedups,
+    find_series,
+    list_series,
     read_published,
 )
+from lab.speedup.report import build_report
+from lab.speedup.speedup import compute_speedup
+from lab.speedup.text import render_text
 from lab.speedup.write import write_report
 
 BIG = {
@@ -61,29 +62,29 @@ def test_every_setting_gets_a_section_with_its_own_speedup(tmp_path):
     folders = make_pair(tmp_path, "1k", 1.5, BIG, TEXT)
     folders += make_pair(tmp_path, "4k", 1.9, longer, change(TEXT, evaluation__digest="owt-val-4k"))
     folders += make_ladders(tmp_path, 1.2, budgets=(100, 200, 400))
-    report = analyze_groups(read_runs(folders))
-    found = {(section.size, section.setting.context): section.comparison.token_headline.ratio for section in report.sections}
+    report = build_report(read_runs(folders))
+    found = {(section.size, section.context): section.comparison.token_headline.ratio for section in report.sections}
     assert found == {
         ("tiny", 128): pytest.approx(1.2, rel=0.02),
         ("0.5b", 1024): pytest.approx(1.5, rel=0.02),
         ("0.5b", 4096): pytest.approx(1.9, rel=0.02),
     }
-    papers = {(row["size"], row["context"]): row["paper"] for row in summarize(report) if row["speedup"]}
+    papers = {(section.size, section.context): section.paper for section in report.sections}
     assert papers == {("tiny", 128): None, ("0.5b", 1024): "4x", ("0.5b", 4096): "10x"}
-    text = render_report_text(report)
+    text = render_text(report)
     assert max(map(len, text.splitlines())) <= 100 and "== 0.5b at context 4k, openwebtext, gpt2 tokens ==" in text
     written = write_report(report, tmp_path / "out")
     numbers = json.loads((tmp_path / "out" / "speedup.json").read_text())
     page = (tmp_path / "out" / "report.html").read_text()
-    assert len(numbers["sections"]) == 3 and len(numbers["summary"]) == 8
-    assert any(path.name == "overview.png" for path in written) and page.count("<img") == len(written) - 2
+    assert numbers["format"] == 2 and len(numbers["sections"]) == 3
+    assert any(path.name == "overview.png" for path in written) and page.count("<img") == len(written) - 3
 
 
 def test_within_a_setting_different_validation_text_is_still_refused(tmp_path):
     folders = make_pair(tmp_path, "1k", 1.5, BIG, TEXT) + make_ladders(tmp_path, 1.2, budgets=(100, 200))
     other = make_run(tmp_path, "other", "ngpt", 200, config=BIG, environment=change(TEXT, evaluation__digest="other-val"))
     with pytest.raises(IncomparableError, match="0.5b at context 1k.*\n.*evaluation digest"):
-        analyze_groups(read_runs([*folders, other]))
+        build_report(read_runs([*folders, other]))
 
 
 def test_settings_that_share_no_arm_pair_are_refused_in_words(tmp_path):
@@ -92,24 +93,24 @@ def test_settings_that_share_no_arm_pair_are_refused_in_words(tmp_path):
         make_run(tmp_path, "b", "ngpt", config=change(BIG, model__sequence_length=4096), environment=TEXT),
     ]
     with pytest.raises(IncomparableError, match="context .sequence_length. differs: 1024 in a, 4096 in b"):
-        analyze_groups(read_runs(folders))
+        build_report(read_runs(folders))
 
 
 def test_a_setting_without_finished_runs_is_named_not_fatal(tmp_path):
     folders = make_ladders(tmp_path, 1.2, budgets=(100, 200))
     folders.append(make_run(tmp_path, "started", state="running", stop_at=50, config=BIG, environment=TEXT))
-    report = analyze_groups(read_runs(folders))
+    report = build_report(read_runs(folders))
     assert len(report.sections) == 1 and "0.5b at context 1k: no finished run: started" in report.notes[0]
-    assert "left out: 0.5b at context 1k" in render_report_text(report)
+    assert "left out: 0.5b at context 1k" in render_text(report)
 
 
 def test_vocabularies_are_sections_and_share_a_picture_in_bits_per_byte(tmp_path):
     llama = change(TEXT, data__tokenizer__name="llama-2", data__tokenizer__digest="l", data__digest="owt-l")
     folders = make_pair(tmp_path, "a", 1.5, BIG, TEXT)
     folders += make_pair(tmp_path, "b", 1.5, change(BIG, model__vocab_size=32000), llama)
-    report = analyze_groups(read_runs(folders))
-    assert [section.setting.tokenizer for section in report.sections] == ["gpt2", "llama-2"]
-    assert all(row["speedup"].bits_per_byte for row in summarize(report)[:2])
+    report = build_report(read_runs(folders))
+    assert [section.tokenizer for section in report.sections] == ["gpt2", "llama-2"]
+    assert all(section.comparison.token_headline.bits_per_byte for section in report.sections)
     overview = next(path for path in write_report(report, tmp_path / "out") if path.name == "overview.png")
     assert overview.stat().st_size > 10_000
 
@@ -117,7 +118,7 @@ def test_vocabularies_are_sections_and_share_a_picture_in_bits_per_byte(tmp_path
 def test_names_from_run_folders_are_escaped_in_every_section(tmp_path):
     evil = "<script>alert(1)</script>$x_{"
     folders = make_pair(tmp_path, "a", 1.5, {"data.name": evil, "size": evil}, {"data.tokenizer.name": evil})
-    write_report(analyze_groups(read_runs(folders + make_pair(tmp_path, "b", 1.5, BIG, TEXT))), tmp_path / "out")
+    write_report(build_report(read_runs(folders + make_pair(tmp_path, "b", 1.5, BIG, TEXT))), tmp_path / "out")
     assert "<script" not in (tmp_path / "out" / "report.html").read_text()
     assert all(re.fullmatch(r"section-\d", path.name) for path in (tmp_path / "out").iterdir() if path.is_dir())
 
@@ -143,7 +144,7 @@ def test_names_from_run_folders_are_escaped_in_every_section(tmp_path):
 )
 def test_published_losses_are_shown_only_where_the_setting_agrees(tmp_path, config, environment, sources):
     run = read_run(make_run(tmp_path, "a", config={**BIG, **config}, environment={**TEXT, **environment}))
-    assert {anchor.source for anchor in find_anchors([run])} == sources
+    assert {series.source for series in find_series([run])} == sources
 
 
 def test_published_losses_are_not_shown_for_mixed_runs(tmp_path):
@@ -151,7 +152,7 @@ def test_published_losses_are_not_shown_for_mixed_runs(tmp_path):
         make_run(tmp_path, "a", config=BIG, environment=TEXT),
         make_run(tmp_path, "b", config={**BIG, "data.name": "docs"}, environment={**TEXT, "data.name": "docs"}),
     ]
-    assert find_anchors(read_runs(folders)) == () and describe_setting(read_run(folders[0])) is not None
+    assert find_series(read_runs(folders)) == () and describe_setting(read_run(folders[0])) is not None
 
 
 def test_the_published_data_is_whole():
@@ -164,17 +165,27 @@ def test_the_published_data_is_whole():
             losses = loss if isinstance(loss, list) else [loss]
             assert 1e8 < tokens < 1e12 and all(2 < value < 4 for value in losses)
             assert not isinstance(loss, list) or len(loss) == len(rates)
-    assert not any("defect" in vars(anchor) for anchor in list_anchors())
-    paper = [anchor for anchor in list_anchors() if anchor.source == "P1"]
+    assert not any("defect" in vars(anchor) for anchor in list_series())
+    paper = [anchor for anchor in list_series() if anchor.source == "P1"]
     assert [anchor.points for anchor in paper] == [((100_000 * 524_288, 2.252),)]
 
 
-def test_the_method_on_published_points():
-    found = {(item.source, item.weights, item.setting.context): item.row.ratio for item in list_published_speedups()}
+def test_the_method_on_published_points_gives_the_table_in_the_document():
+    series: dict = {}
+    for item in list_series():
+        if item.setting and not item.is_curve and item.weights:
+            key = item.source, item.weights, item.setting.context, item.size
+            series.setdefault(key, {}).setdefault(item.arm, []).extend(item.points)
+    found = {}
+    for (source, weights, context, _), arms in series.items():
+        if {"gpt", "ngpt"} <= arms.keys():
+            gpt, ngpt = (Curve.through(*zip(*arms[arm], strict=True)) for arm in ("gpt", "ngpt"))
+            found[source, weights, context] = compute_speedup(max(gpt.losses[-1], ngpt.losses[-1]), gpt, ngpt, "", 0).ratio
     # Two budgets of HY's nGPT: 2.7453 at 5.24B, 2.6124 at 26.2B; GPT's last loss, 2.6617 at 26.2B, lies between them.
     share = (2.7453 - 2.6617) / (2.7453 - 2.6124)
     assert found["HY", "float32", 1024] == pytest.approx(5 / math.exp(share * math.log(5)), rel=1e-6)
-    assert found["HY", "bfloat16", 1024] > 2 * found["HY", "float32", 1024]
+    document = (Path(__file__).resolve().parents[1] / "docs" / "method.md").read_text()
+    assert all(f"| {ratio:.3g}x |" in document for ratio in found.values()), found
 
 
 def test_command_line_over_several_settings(tmp_path):
@@ -183,6 +194,6 @@ def test_command_line_over_several_settings(tmp_path):
     done = subprocess.run([sys.executable, script, *folders], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert re.search(r"^0\.5b +1k +openwebtext \(gpt2\) +4x +1\.\d\dx", done.stdout, re.MULTILINE)
-    assert (tmp_path / "report" / "section-2" / "loss_by_tokens.png").exists()
+    assert next(tmp_path.glob("report/*/section-2/loss_by_tokens.png")).exists()
     bad = subprocess.run([sys.executable, script, *folders, "--untuned-rate", "-1"], capture_output=True, text=True)
     assert bad.returncode == 2 and "Traceback" not in bad.stderr

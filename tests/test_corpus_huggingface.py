@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,9 +15,9 @@ from training import SMALL, error_line, metrics, run
 from corpus.documents import split_order
 from corpus.huggingface_tokenizer import HuggingFaceTokenizer, read_tokenizer_file
 from corpus.prepare import prepare
-from corpus.sources import SettingError
+from corpus.settings import SettingError
 from corpus.token_file import DataError, read_manifest, token_byte_lengths, verify_token_files
-from corpus.tokenizer import load_tokenizer, make_tokenizer, packaged_files
+from corpus.tokenizer import load_tokenizer, make_tokenizer, packaged_files, tokenizer_json
 
 TEXTS = [*make_texts(60), " leading", "two  blanks\n\n\tand </s> and <s> and <0x0A>\r\n", "\x00\x1f", "naïve Ω 🙂" * 20]
 KINDS = {"sentencepiece": sentencepiece_json, "byte_level": byte_level_json}
@@ -56,7 +57,7 @@ def reference_bins(raw: dict, eos: int) -> dict[str, bytes]:
 
 
 def test_bins_are_the_librarys_with_any_number_of_workers(tmp_path, raw, kind, shards, monkeypatch):
-    monkeypatch.setattr("corpus.parallel.CHUNK_BYTES", 5000)
+    monkeypatch.setattr("corpus.encoding.CHUNK_BYTES", 5000)
     file = write(tmp_path / "tokenizer.json", raw)
     for workers in (1, 3):
         prepare(foreign_config(tmp_path / str(workers), shards, file, num_proc=workers))
@@ -136,7 +137,7 @@ REFUSED = [
     ({"normalizer": {"type": "Replace", "pattern": {"String": "a"}, "content": "aa"}}, "normalizer 'Replace'"),
     ({"model": {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"}}, "'WordLevel', not BPE"),
     ({"model": None}, "no model"),
-    ({"decoder": None}, "neither byte-level nor"),
+    ({"decoder": None, "pre_tokenizer": None}, "neither byte-level nor"),
     ({"decoder": {"type": "WordPiece", "prefix": "##", "cleanup": True}}, "neither byte-level nor"),
     ({"pre_tokenizer": {"type": "Whitespace"}}, "does not keep a text as it is"),
     ({"normalizer": {"type": "Sequence", "normalizers": 3}}, "cannot be used as a tokenizer"),
@@ -152,18 +153,58 @@ def test_tokenizers_that_would_lose_text_are_refused(tmp_path, raws, change, mat
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_a_tokenizer_with_gaps_or_without_some_characters_is_refused(tmp_path, raws):
+@pytest.mark.parametrize("where", ["added", "vocabulary", "both"])
+def test_a_tokenizer_with_gaps_in_its_ids_is_read(tmp_path, raws, where):
+    """As OLMo's and others': the library alone would renumber what comes after a gap."""
+    text = "def the_decoder(self): pass\n"
+    whole = HuggingFaceTokenizer("own", json.dumps(raws["byte_level"]))
+    raw = json.loads(json.dumps(raws["byte_level"]))
+    move = {}
+    if where != "added":
+        vocab = raw["model"]["vocab"]
+        move = {id: id + 37 for id in vocab.values() if id > 500}
+        raw["model"]["vocab"] = {token: move.get(id, id) for token, id in vocab.items()}
+    if where != "vocabulary":
+        raw["added_tokens"] += [
+            {**raw["added_tokens"][0], "id": id, "content": content} for id, content in ((5000, "<y>"), (4000, "</s>"))
+        ]
+    tokenizer = read_tokenizer_file(Path(write(tmp_path / "t.json", raw)), "own", None if where == "vocabulary" else "</s>")
+    assert tokenizer.n_vocab == (737 if where == "vocabulary" else 5001)
+    assert tokenizer.eot_token == (0 if where == "vocabulary" else 4000)
+    assert tokenizer.encode_ordinary(text) == [move.get(id, id) for id in whole.encode_ordinary(text)]
+    assert tokenizer.spells(tokenizer.encode_ordinary(text), text)
+
+
+@pytest.mark.parametrize("ids", [{"far": 1 << 40}, {"minus": -1}, {"twice": 5}, {"half": 0.5}, {"true": True}])
+def test_ids_that_cannot_be_are_refused(tmp_path, raws, ids):
+    raw = json.loads(json.dumps(raws["byte_level"]))
+    raw["model"]["vocab"] |= ids
+    with pytest.raises(DataError, match="cannot be used as a tokenizer"):
+        read_tokenizer_file(Path(write(tmp_path / "t.json", raw)), "own", None)
+
+
+@pytest.mark.parametrize("kind", ["byte_level", "sentencepiece"])
+def test_without_a_decoder_and_with_a_byte_order_mark(tmp_path, raws, kind):
+    whole = HuggingFaceTokenizer("own", json.dumps(raws[kind]))
+    path = tmp_path / "t.json"
+    path.write_text(json.dumps({**raws[kind], "decoder": None}), encoding="utf-8-sig")
+    tokenizer = read_tokenizer_file(path, "own", None)
+    assert tokenizer.token_bytes == whole.token_bytes
+
+
+@pytest.mark.parametrize("name", ["bytes", "own"])
+def test_the_tokenizer_of_a_run_is_read_under_its_own_name(tmp_path, raws, name):
+    foreign = write(tmp_path / "foreign.json", raws["sentencepiece"]) if name == "own" else None
+    stored = tmp_path / "tokenizer.json"
+    stored.write_bytes(tokenizer_json(make_tokenizer(name, foreign)))
+    assert tokenizer_json(make_tokenizer(name, str(stored))) == stored.read_bytes()
+    assert tokenizer_json(make_tokenizer(name, str(tmp_path))) == stored.read_bytes()
+    with pytest.raises(SettingError, match=f"data.tokenizer={name} reads it"):
+        make_tokenizer("mine", str(stored))
+
+
+def test_a_tokenizer_without_some_characters_is_refused(tmp_path, raws):
     path = tmp_path / "tokenizer.json"
-    raw = json.loads(json.dumps(raws["byte_level"]))
-    raw["added_tokens"].append({**raw["added_tokens"][0], "id": 5000, "content": "<x>"})
-    write(path, raw)
-    with pytest.raises(DataError, match="without gaps"):
-        read_tokenizer_file(path, "own", None)
-    raw = json.loads(json.dumps(raws["byte_level"]))
-    raw["model"]["vocab"]["far"] = 5000
-    write(path, raw)
-    with pytest.raises(DataError, match="without gaps"):
-        read_tokenizer_file(path, "own", None)
     raw = json.loads(json.dumps(raws["sentencepiece"]))
     raw["model"]["byte_fallback"] = False
     write(path, raw)
@@ -236,8 +277,8 @@ def test_killed_midway_and_run_again_is_byte_identical(tmp_path, raws, shards):
         "num_proc=2",
     ]
     fault = """
-import corpus.parallel, corpus.prepare, corpus.bin_writer, os, signal
-corpus.parallel.CHUNK_BYTES, corpus.prepare.SECONDS_BETWEEN_RECORDS = 4000, 0
+import corpus.encoding, corpus.splits, corpus.prepare, corpus.bin_writer, os, signal
+corpus.encoding.CHUNK_BYTES, corpus.splits.SECONDS_BETWEEN_RECORDS = 4000, 0
 def append(self, chunk, original=corpus.bin_writer.BinWriter.append, count=[0]):
     original(self, chunk)
     count[0] += 1

@@ -8,10 +8,10 @@ import pytest
 from corpus_support import EOT, local_config, make_texts, read_bins, write_shards
 
 from corpus import prepare as module
-from corpus import publication
+from corpus import publication, splits
 from corpus.adopt import adopt
 from corpus.prepare import prepare
-from corpus.sources import DataConfig, ExpectedCounts
+from corpus.settings import DataConfig, ExpectedCounts
 from corpus.token_file import DataError, read_manifest, verify_token_files
 from corpus.tokenizer import make_tokenizer
 
@@ -56,13 +56,13 @@ def test_links_and_folders_under_our_names_are_refused_too(tmp_path, shards):
 
 
 def test_a_file_that_comes_while_documents_are_encoded_is_left_alone(tmp_path, shards, monkeypatch):
-    original = module.write_split
+    original = splits.write_split
 
     def write_split(*arguments):
         original(*arguments)
         (tmp_path / "val.bin").write_text("mine")
 
-    monkeypatch.setattr(module, "write_split", write_split)
+    monkeypatch.setattr(splits, "write_split", write_split)
     with pytest.raises(DataError, match="val.bin: was not written"):
         prepare(config(tmp_path, shards))
     assert (tmp_path / "val.bin").read_text() == "mine" and not (tmp_path / "train.bin").exists()

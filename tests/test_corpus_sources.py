@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 import socket
+import tempfile
 import time
 from pathlib import Path
 
@@ -15,10 +16,11 @@ from corpus_support import local_config as any_config
 from corpus_support import make_texts, nanogpt_bins, read_bins, run_command, write_parquet, write_shards
 
 from corpus.documentation import add_documentation
-from corpus.documents import DocumentReader, DocumentStore
+from corpus.documents import DocumentReader, DocumentWriter
+from corpus.files import find_files
 from corpus.prepare import prepare
-from corpus.readers import add_column, add_files
-from corpus.sources import find_files
+from corpus.reading import read_files
+from corpus.rows import column_batches
 from corpus.token_file import DataError, read_manifest
 
 TEXTS = make_texts(40)
@@ -40,9 +42,8 @@ def zstd(content: bytes) -> bytes:
 
 
 def read_documents(tmp_path, *paths, limit=None, column="text"):
-    store = DocumentStore(tmp_path / "store.bin", limit)
-    add_files(store, [str(path) for path in paths], column)
-    documents = store.finish()
+    folder = Path(tempfile.mkdtemp(dir=tmp_path))
+    documents = read_files([str(path) for path in paths], column, folder, limit)
     reader = DocumentReader(documents.paths)
     return [reader.read(*record) for record in documents.records.tolist()], documents
 
@@ -102,10 +103,10 @@ def test_null_with_bytes_behind_it_is_empty(tmp_path):
     # The Arrow format allows it: the slot of a null may span bytes.
     offsets, data, valid = (pa.py_buffer(part) for part in (np.array([0, 3, 6, 9], "<i4").tobytes(), b"onetwosix", b"\x05"))
     array = pa.StringArray.from_buffers(3, offsets, data, valid)
-    store = DocumentStore(tmp_path / "store.bin", None)
-    add_column(store, "x", array)
-    add_column(store, "x", array.slice(1))
-    documents = store.finish()
+    writer = DocumentWriter(tmp_path, None)
+    for batch in column_batches("x", iter([array, array.slice(1)]), 0):
+        writer.add_many(batch.text, batch.lengths)
+    documents = writer.finish()
     reader = DocumentReader(documents.paths)
     assert [reader.read(*record) for record in documents.records.tolist()] == [b"one", b"", b"six", b"", b"six"]
 
@@ -138,7 +139,7 @@ def test_invalid_utf8_is_replaced_and_counted(tmp_path):
 def test_half_surrogates_become_what_tiktoken_makes_of_them(tmp_path):
     (tmp_path / "x.jsonl").write_text(r'{"text": "a\ud800b"}' + "\n" + r'{"text": "\ud83d\ude42"}' + "\n")
     contents, documents = read_documents(tmp_path, tmp_path / "x.jsonl")
-    assert contents == ["a\ufffdb".encode(), "🙂".encode()] and documents.repaired == 1
+    assert contents == ["a\ufffdb".encode(), "🙂".encode()] and documents.counts.repaired == 1
 
 
 def damaged(tmp_path, kind):
@@ -223,18 +224,16 @@ def test_defects_exit_with_code_3_and_no_traceback(tmp_path):
         assert result.returncode == 3 and len(lines) == 1 and lines[0].startswith("error: ") and complaint in lines[0]
 
 
-@pytest.mark.parametrize("count", [0, 1])
-def test_too_few_documents(tmp_path, count):
-    write_parquet(tmp_path / "x.parquet", ["text"] * count)
-    with pytest.raises(DataError, match=f"^{count} documents are not enough"):
+@pytest.mark.parametrize(("texts", "complaint"), [([], "^0 documents are not"), (["x"], "^1 document of 1 bytes is not")])
+def test_too_few_documents(tmp_path, texts, complaint):
+    write_parquet(tmp_path / "x.parquet", texts)
+    with pytest.raises(DataError, match=complaint):
         prepare(local_config(tmp_path / "out", str(tmp_path / "x.parquet")))
 
 
 def test_source_that_changes_while_it_is_read(tmp_path):
     (tmp_path / "x.txt").write_text("hello")
-    store = DocumentStore(tmp_path / "store.bin", None)
-    add_files(store, [str(tmp_path / "x.txt")], "text")
-    documents = store.finish()
+    documents = read_files([str(tmp_path / "x.txt")], "text", tmp_path)
     (tmp_path / "x.txt").write_text("h")
     with pytest.raises(DataError, match="x.txt: ends before byte 5"):
         DocumentReader(documents.paths).read(*documents.records.tolist()[0])
@@ -351,9 +350,9 @@ def test_documentation_takes_docstrings_and_runs_nothing(tmp_path):
     }.items():
         (library / name).parent.mkdir(parents=True, exist_ok=True)
         (library / name).write_text(source)
-    store = DocumentStore(tmp_path / "store.bin", None)
-    add_documentation(store, library)
-    documents = store.finish()
+    writer = DocumentWriter(tmp_path, None)
+    add_documentation(writer, library)
+    documents = writer.finish()
     reader = DocumentReader(documents.paths)
     assert [reader.read(*record).decode() for record in documents.records.tolist()] == [
         "first topic",
@@ -377,7 +376,7 @@ def test_data_files_share_their_keys():
     from corpus_support import ROOT
     from omegaconf import OmegaConf
 
-    from corpus.sources import DataConfig
+    from corpus.settings import DataConfig
 
     configs = {path.stem: OmegaConf.load(path) for path in (ROOT / "configs" / "data").glob("*.yaml")}
     assert {"openwebtext", "docs", "local"} <= set(configs)

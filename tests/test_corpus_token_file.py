@@ -266,7 +266,7 @@ BROKEN = [
 ]
 
 
-@pytest.mark.parametrize(("path", "value"), BROKEN, ids=lambda value: str(value)[:30])
+@pytest.mark.parametrize(("path", "value"), BROKEN, ids=lambda value: "deleted" if value is DELETE else str(value)[:30])
 def test_each_broken_field_is_refused_by_name(copied, path, value):
     raw = json.loads((copied / "manifest.json").read_bytes())
     set_field(raw, path, value)

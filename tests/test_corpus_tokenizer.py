@@ -167,7 +167,7 @@ def test_command_without_files_or_network_ends_soon(tmp_path):
 
 
 def test_nothing_heavy_is_imported_by_workers():
-    code = "import sys, corpus.parallel, corpus.token_file; "
+    code = "import sys, corpus.workers, corpus.token_file; "
     code += "print([m for m in ('torch', 'datasets', 'pyarrow', 'hydra', 'pandas') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True).stdout.strip() == "[]"
     code = (

@@ -17,7 +17,7 @@ from foreign_tokenizers import byte_level_json, large_json, sentencepiece_json, 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
-from training import ROOT, SMALL, environment, error_line, run
+from training import ROOT, SMALL, environment, refusal, run
 
 from cli.composition import ConfigError
 from corpus.huggingface_tokenizer import HuggingFaceTokenizer
@@ -343,11 +343,10 @@ def test_the_command_refuses_in_one_line(runs, exports, tmp_path):
         ((f"run={runs['gpt']}", "dtyp=float32"), 2, "did you mean 'dtype'"),
         ((f"run={runs['gpt']}", "checkpoint=7"), 4, "there are: 300, 150"),
     ]:
-        done = run("scripts/export_hf.py", *arguments, f"out={tmp_path / 'out'}", code=code)
-        assert said in error_line(done)
+        assert said in refusal("scripts/export_hf.py", *arguments, f"out={tmp_path / 'out'}", code=code)
     before = {path: path.read_bytes() for path in exports["gpt"].iterdir()}
-    done = run("scripts/export_hf.py", f"run={runs['ngpt']}", f"out={exports['gpt']}", code=2)
-    assert "nothing is overwritten" in error_line(done)
+    line = refusal("scripts/export_hf.py", f"run={runs['ngpt']}", f"out={exports['gpt']}", code=2)
+    assert "nothing is overwritten" in line
     assert {path: path.read_bytes() for path in exports["gpt"].iterdir()} == before
     assert not any(tmp_path.iterdir())
 

@@ -9,7 +9,7 @@ import signal
 import pytest
 import torch
 from jobs import STEPS, TORCHRUN, Job, arguments, assert_equal_runs, processes_of, ranks_of, wait_until
-from training import ROOT, SMALL, assert_same, composed, error_line, metrics, run, tensors
+from training import ROOT, SMALL, assert_same, composed, metrics, refusal, run, tensors
 
 from corpus.manifest import read_manifest
 from corpus.token_file import open_token_file, token_byte_lengths
@@ -222,8 +222,8 @@ def test_every_rank_evaluates_equally_many_batches(docs):
 
 
 def test_matrices_stored_in_another_type_are_refused(tmp_path):
-    done = run("train.py", *words(tmp_path, tmp_path, "x", "parallel=fsdp", "precision=bf16_weights"), code=2)
-    assert "parallel=fsdp gathers a block's weights in one type" in error_line(done)
+    line = refusal("train.py", *words(tmp_path, tmp_path, "x", "parallel=fsdp", "precision=bf16_weights"), code=2)
+    assert "parallel=fsdp gathers a block's weights in one type" in line
 
 
 @pytest.mark.parametrize("size", ["3b", "7b"])

@@ -22,10 +22,11 @@ from safetensors.torch import load_file, save_file
 from training import ROOT, SMALL, environment, error_line, run
 
 from cli.composition import ConfigError
-from corpus.documents import DocumentReader, Documents, DocumentStore
+from corpus.documents import DocumentIndex, DocumentReader, DocumentWriter
 from corpus.huggingface_tokenizer import HuggingFaceTokenizer, read_tokenizer_file
 from corpus.manifest import read_manifest
 from corpus.progress import read_progress
+from corpus.reading import Place, resume
 from corpus.token_file import DataError, open_token_file, token_byte_lengths, verify_token_files
 from corpus.tokenizer import load_tokenizer, make_tokenizer, tokenizer_json
 from engine.checkpoint import CheckpointError, load_model, load_optimizer, load_trainer_state, verify_checkpoint
@@ -173,19 +174,19 @@ def test_a_tokenizer_that_would_blow_a_prompt_up_is_refused(folder):
 def scratch(tmp_path_factory):
     """The index of three documents, and a copy of each of its files to begin from."""
     scratch = tmp_path_factory.mktemp("scratch")
-    store = DocumentStore(scratch / "text.bin", None)
-    store.add_many(b"one two three", [4, 4, 5])
-    store.finish().save(scratch, "f")
+    writer = DocumentWriter(scratch, None)
+    writer.add_many(b"one two three", [4, 4, 5])
+    writer.finish().save(scratch, "f")
     for name in ("documents.json", "documents.records"):
         shutil.copy(scratch / name, scratch / f"{name}.valid")
-    assert len(Documents.load(scratch, "f")) == 3
+    assert len(DocumentIndex.load(scratch, "f")) == 3
     return scratch
 
 
 @bounded
 @given(st.data())
 def test_what_a_killed_preparation_left(folder, scratch, data):
-    """progress.json.partial, documents.json and documents.records."""
+    """progress.json, documents.json and documents.records."""
     splits = {"documents": 3, "tokens": 9, "text_bytes": 20, "max_id": 5, "repaired": 0, "altered": 0}
     recorded = {"fingerprint": "f", "splits": {"train": splits, "val": splits}}
     (folder / "progress").write_bytes(data.draw(hostile_json(recorded)))
@@ -197,9 +198,17 @@ def test_what_a_killed_preparation_left(folder, scratch, data):
         shutil.copy(scratch / f"{other}.valid", scratch / other)
     path.write_bytes(data.draw(hostile_json(json.loads(valid)) if name == "documents.json" else mutations(valid)))
     with watched():
-        documents = Documents.load(scratch, "f")
+        documents = DocumentIndex.load(scratch, "f")
         for record in [] if documents is None else documents.records.tolist():
             DocumentReader(documents.paths).read(*record)
+    source = scratch / "documents.json.valid"
+    place = Place([str(source)], ("text", None))
+    counts = {"documents": 3, "text_bytes": 13, "repaired": 0, "nulls": 0, "bad_rows": 1, "damaged_files": 0}
+    shutil.copytree(scratch, folder / "reading", dirs_exist_ok=True)
+    content = data.draw(hostile_json({"place": place.describe(), "counts": counts}))
+    (folder / "reading" / "reading.json").write_bytes(content)
+    with watched():
+        resume(place, folder / "reading", None, "skip")
 
 
 def reseal(checkpoint, **changes):

@@ -62,7 +62,7 @@ def test_the_engine_knows_the_models_in_one_file_alone():
 def test_of_the_corpus_the_engine_needs_no_tokenizer():
     for path in set(sources("engine")) - {ROOT / "engine/trained.py"}:  # which training does not import
         from_corpus = {n for n in imported(path) if n.startswith("corpus")}
-        assert from_corpus <= {"corpus.manifest", "corpus.token_file", "corpus.sources"}, path.name
+        assert from_corpus <= {"corpus.manifest", "corpus.token_file", "corpus.settings"}, path.name
 
 
 def test_no_drawers():

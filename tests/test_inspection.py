@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from training import error_line, run
+from training import refusal, run
 
 from cli.composition import ConfigError
 from engine.checkpoint import CheckpointError
@@ -276,13 +276,13 @@ def test_the_command_refuses_in_one_line(trained, tmp_path):
     content = bytearray(file.read_bytes())
     content[-5] ^= 1
     file.write_bytes(content)
-    assert "sha256" in error_line(run("scripts/inspect_weights.py", f"run={broken}", f"out={tmp_path}/out", code=4))
+    assert "sha256" in refusal("scripts/inspect_weights.py", f"run={broken}", f"out={tmp_path}/out", code=4)
     with pytest.raises(CheckpointError, match="no checkpoint of step 7"):
         inspect_runs([str(trained / "gpt")], [7])
-    assert "no such run folder" in error_line(run("scripts/inspect_weights.py", f"run={trained}/gpt,{trained}/none", code=2))
+    assert "no such run folder" in refusal("scripts/inspect_weights.py", f"run={trained}/gpt,{trained}/none", code=2)
     assert not (tmp_path / "out").exists()
     (tmp_path / "file").touch()
-    words = error_line(run("scripts/inspect_weights.py", f"run={trained}/gpt", f"out={tmp_path}/file/report", code=2))
+    words = refusal("scripts/inspect_weights.py", f"run={trained}/gpt", f"out={tmp_path}/file/report", code=2)
     assert "cannot write" in words
 
 

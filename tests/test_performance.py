@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from training import ROOT, composed, environment, error_line, run
+from training import ROOT, composed, environment, refusal
 
 from engine.loss import MAX_LOGITS, NextTokenLoss, chunked_cross_entropy, summed_cross_entropy
 from engine.memory import estimate_memory, recompute
@@ -219,7 +219,7 @@ def test_fp8_products_keep_names_and_come_close(arm):
 
 
 def test_fp8_is_refused_where_it_cannot_run(docs, tmp_path):
-    done = run(
+    line = refusal(
         "train.py",
         "precision=fp8",
         *SHAPE,
@@ -232,7 +232,7 @@ def test_fp8_is_refused_where_it_cannot_run(docs, tmp_path):
         "warmup_steps=0",
         code=2,
     )
-    assert "precision=fp8 needs an NVIDIA GPU" in error_line(done)
+    assert "precision=fp8 needs an NVIDIA GPU" in line
 
 
 def bench(*arguments, code=0):
@@ -281,7 +281,7 @@ def test_the_benchmark_times_both_arms_side_by_side(tmp_path):
     ],
 )
 def test_the_benchmark_refuses_in_one_line(arguments, message):
-    assert message in error_line(bench(*arguments, code=2))
+    assert message in refusal("scripts/bench.py", *arguments, code=2)
 
 
 def test_chunks_are_used_at_the_papers_sizes():

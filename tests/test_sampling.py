@@ -14,7 +14,7 @@ import pytest
 import torch
 from test_ablations import VARIANTS, variant
 from test_models import perturbed
-from training import ROOT, command, environment, error_line, run
+from training import ROOT, command, environment, refusal, run
 
 from cli.arguments import parse
 from cli.composition import ConfigError
@@ -618,7 +618,7 @@ def test_in_a_terminal_runs_stand_side_by_side(trained):
     ],
 )
 def test_bad_commands_end_with_one_line_and_a_code(trained, overrides, code, message):
-    assert message in error_line(run("sample.py", *(part.format(trained) for part in overrides), code=code))
+    assert message in refusal("sample.py", *(part.format(trained) for part in overrides), code=code)
 
 
 def test_a_closed_pipe_is_silent(trained):

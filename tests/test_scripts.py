@@ -15,6 +15,7 @@ from cli.arguments import Program
 PROGRAMS = {
     "sample.py": ("sampling.cli", "PROGRAM"),
     "scripts/ablations.py": ("lab.ablations.cli", "PROGRAM"),
+    "scripts/compare.py": ("lab.speedup.cli", "PROGRAM"),
     "scripts/downstream.py": ("lab.evaluation.cli", "DOWNSTREAM"),
     "scripts/evaluate.py": ("lab.evaluation.cli", "EVALUATE"),
     "scripts/export_hf.py": ("lab.export.cli", "PROGRAM"),
@@ -24,7 +25,7 @@ PROGRAMS = {
     "scripts/soak.py": ("lab.soak.cli", "PROGRAM"),
     "scripts/sweep.py": ("lab.sweeps.cli", "PROGRAM"),
 }
-OTHERS = {"bench.py", "bench_prepare.py", "compare.py", "inspect.py"}
+OTHERS = {"bench.py", "bench_prepare.py", "inspect.py"}
 
 
 def program(script: str) -> Program:

@@ -9,7 +9,6 @@ import threading
 import time
 
 import pytest
-from jobs import wait_until
 from training import ROOT, SMALL, command, composed, environment, metrics, run
 
 import engine.trackers
@@ -89,16 +88,10 @@ def assert_trackers_equal_the_file(folder):
 def test_after_a_kill_the_trackers_show_what_the_file_says(docs, tmp_path):
     """Killed after a checkpoint and in the middle of telling; the second job does some steps again."""
     words = arguments(docs, tmp_path, "x", "model=ngpt", "max_steps=300", "eval_interval=50", *BOTH)
-    process = subprocess.Popen(command("train.py", *words), cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL)
+    run("tests/faulty_train.py", f"signal_at=160,{signal.SIGKILL:d}", *words, code=-signal.SIGKILL)
     folder = tmp_path / "x"
-
-    def has_told() -> bool:
-        parts = ("checkpoints/step-*", "wandb/offline-run-*/*.wandb", "tensorboard/*tfevents*")
-        return all(list(folder.glob(part)) for part in parts)
-
-    wait_until(has_told, 120, "a checkpoint and both trackers")
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    for part in ("checkpoints/step-*", "wandb/offline-run-*/*.wandb", "tensorboard/*tfevents*"):
+        assert list(folder.glob(part)), part
     (before,) = folder.glob("wandb/offline-run-*")
     done = run("train.py", *words)
     assert "begins where its checkpoint left it, at step " in done.stdout

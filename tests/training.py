@@ -1,11 +1,16 @@
 """Running the entry scripts for real, small enough for a test."""
 
+import io
 import json
 import os
+import runpy
 import subprocess
 import sys
+from contextlib import ExitStack, redirect_stderr, redirect_stdout
 from pathlib import Path
+from unittest import mock
 
+import pytest
 from hydra import compose, initialize_config_dir
 
 from cli.composition import CONFIG_DIR, to_dataclass
@@ -71,6 +76,25 @@ def run(
     )
     assert code is None or done.returncode == code, f"exit code {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
     return done
+
+
+def refusal(script: str, *arguments: object, code: int) -> str:
+    """Run an entry script in this process, which has it refused with that exit code; return the one line that it prints.
+
+    What is refused comes before the first step, and Python and torch are started already: a tenth of the time of run().
+    """
+    out, err = io.StringIO(), io.StringIO()
+    with ExitStack() as stack:
+        stack.enter_context(mock.patch.dict(os.environ))  # what a script may change
+        stack.enter_context(mock.patch.object(sys, "path", [*sys.path]))
+        stack.enter_context(mock.patch.object(sys, "argv", [str(ROOT / script), *map(str, arguments)]))
+        stack.enter_context(redirect_stdout(out))
+        stack.enter_context(redirect_stderr(err))
+        stopped = stack.enter_context(pytest.raises(SystemExit))
+        runpy.run_path(str(ROOT / script), run_name="__main__")
+    assert stopped.value.code == code, f"exit code {stopped.value.code}\n{err.getvalue()}"
+    assert "step " not in out.getvalue(), "it began to train"
+    return error_line(subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue()))
 
 
 def error_line(done: subprocess.CompletedProcess) -> str:

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from corpus.documents import DocumentReader, DocumentStore
+from corpus import reading
+from corpus.documents import DocumentReader
 from corpus.manifest import MANIFEST_NAME, DataError, first_line
-from corpus.readers import add_files
 from corpus.token_file import TokenFile, open_token_file
 from lab.evaluation.hub import note_if_offline
 from lab.evaluation.trained_run import MeasuredRun, data_folder, open_bins
@@ -59,7 +59,7 @@ def read_long_text(run: MeasuredRun, data: str | None, split: str, column: str, 
         return choose_from_bins(tokens, manifest.tokenizer.eot_id, f"{manifest.name} {split}", span_tokens, count)
     if not glob.glob(data, recursive=True):
         raise DataError(f"data={data}: neither a folder with {MANIFEST_NAME}, nor pg19, nor a glob that matches files")
-    texts = read_files(sorted(p for p in glob.glob(data, recursive=True) if Path(p).is_file()), column)
+    texts = documents_of(sorted(p for p in glob.glob(data, recursive=True) if Path(p).is_file()), column)
     return choose_spans([encode(run, text) for text in texts], Path(data).name, span_tokens, count)
 
 
@@ -81,12 +81,10 @@ def pg19_books() -> list[str]:
         ) from None
 
 
-def read_files(paths: list[str], column: str) -> Iterator[str]:
-    """Yield the documents of parquet, jsonl and txt files."""
+def documents_of(paths: list[str], column: str) -> Iterator[str]:
+    """Yield the documents of files in any format that prepare_owt.py reads."""
     with TemporaryDirectory() as scratch:
-        store = DocumentStore(Path(scratch) / "text.bin", None)
-        add_files(store, paths, column)
-        documents = store.finish()
+        documents = reading.read_files(paths, column, Path(scratch))
         reader = DocumentReader(documents.paths)
         for file, offset, length in documents.records.tolist():
             yield reader.read(file, offset, length).decode("utf-8", "replace")

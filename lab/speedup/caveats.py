@@ -1,17 +1,75 @@
-"""Collect what a careful reader should know before believing the numbers."""
+"""What a careful reader should know before believing the numbers: conditions of the comparison, cautions, warnings."""
 
-from lab.runs import lookup, to_number
-from lab.speedup.comparable import find_unrecorded
-from lab.speedup.ladder import Ladder
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from statistics import median, stdev
+
+from engine.config import is_neutral
+from lab.runs import Run, lookup, to_number
+from lab.speedup.comparable import CONTROLLED_FIELDS, IDENTIFYING, SPEED_FIELDS, find_unrecorded, read_field, read_recipe
+from lab.speedup.ladder import Candidate, Ladder
 from lab.speedup.speedup import Comparison
-from lab.words import display_arm, format_rate, format_seconds, format_tokens
+from lab.words import display_arm, format_rate, format_seconds, format_tokens, shorten
 
 # Runs of one arm do the same work per step; where the slowest took this many times longer, something else interfered.
 UNSTEADY = 1.2
+COARSE = 0.04  # log(cost): a reading between budgets that may be off by more than this is worth a caution
+FAR = (8, 0.03)  # a seed is far from its siblings: so many usual standard deviations, and this share of the loss
 
 
-def collect_warnings(runs, ladders, comparisons, slower) -> list[str]:
-    """Return everything a careful reader should know before believing the numbers."""
+@dataclass(frozen=True)
+class Settings:
+    """The same in all runs; set per arm, {key: {arm: value}}; or varied within an arm, {key: {arm: values}}."""
+
+    same: dict[str, object]
+    per_arm: dict[str, dict[str, object]]
+    varied: dict[str, dict[str, list]]
+
+
+@dataclass(frozen=True)
+class Caveats:
+    """Sentences: what belongs beside the headline, the conditions of the comparison, and what else to know."""
+
+    cautions: tuple[str, ...]
+    conditions: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+
+def sort_settings(runs: Sequence[Run], arms: dict[str, str]) -> Settings:
+    """Sort every setting by whether it is equal everywhere, set per arm, or varied within an arm."""
+    facts = {}
+    for run in runs:
+        recorded = [(source, key) for _, source, key in CONTROLLED_FIELDS + SPEED_FIELDS if source == "environment"]
+        recorded += [("environment", key) for key in ("parameters.total", "parameters.non_embedding", "commit")]
+        facts[run.name] = read_recipe(run, told=True) | {
+            f"{source}.{key}": read_field(run, source, key) for source, key in recorded
+        }
+    same: dict[str, object] = {}
+    per_arm: dict[str, dict[str, object]] = {}
+    varied: dict[str, dict[str, list]] = {}
+    for key in sorted({key for fact in facts.values() for key in fact}):
+        values: dict[str, list] = {}
+        for run in runs:
+            seen = values.setdefault(arms[run.name], [])
+            if facts[run.name].get(key) not in seen:
+                seen.append(facts[run.name].get(key))
+        if len({str(value) for seen in values.values() for value in seen}) == 1:
+            same[key] = next(iter(values.values()))[0]
+        elif all(len(seen) == 1 for seen in values.values()):
+            per_arm[key] = {arm: seen[0] for arm, seen in values.items()}
+        else:
+            varied[key] = {arm: sorted(seen, key=_by_size) for arm, seen in values.items()}
+    return Settings(same, per_arm, varied)
+
+
+def collect_caveats(
+    runs: Sequence[Run],
+    ladders: dict[str, Ladder],
+    comparisons: Sequence[Comparison],
+    settings: Settings,
+    slower: Sequence[str],
+) -> Caveats:
+    """Return everything a careful reader should know; `slower` says why seconds do not compare the models alone."""
     warnings = [f"{run.name}: {warning}" for run in runs for warning in run.warnings]
     warnings += [f"not recorded in any run, so not checked: {words}" for words in find_unrecorded(runs)]
     for run in runs:
@@ -21,24 +79,145 @@ def collect_warnings(runs, ladders, comparisons, slower) -> list[str]:
                 f"{run.name}: its learning rate ends at {format_rate(floor)}, hardly annealed from {format_rate(run.learning_rate)}"
             )
     for ladder in ladders.values():
-        warnings += _ladder_warnings(ladder)
+        warnings += _warn_of_ladder(ladder)
     for comparison in comparisons:
-        warnings += _tuning_warnings(ladders[comparison.baseline], ladders[comparison.challenger])
-    warnings += [warning for ladder in ladders.values() for warning in _timing_warnings(ladder)]
+        warnings += _warn_of_tuning(ladders[comparison.baseline], ladders[comparison.challenger])
+    warnings += [warning for ladder in ladders.values() for warning in _warn_of_timing(ladder)]
     warnings += [f"training seconds do not compare the models alone: {reason}" for reason in slower if comparisons]
     commits = sorted({str(run.environment.get("commit")) for run in runs})
     if len(commits) > 1:
         warnings.append(f"the runs come from {len(commits)} commits: {', '.join(commits)}")
-    return warnings
+    return Caveats(
+        (*_find_far_seeds(ladders), *_find_coarse_ladders(ladders, comparisons)),
+        tuple(describe_conditions(ladders, settings)),
+        tuple(warnings),
+    )
 
 
-def _ladder_warnings(ladder: Ladder) -> list[str]:
+def _find_far_seeds(ladders: dict[str, Ladder]) -> list[str]:
+    """Say which seed ended far above its siblings where that decides a point: its mean, or that another rate was chosen."""
+    candidates = [(arm, point, item) for arm, ladder in ladders.items() for point in ladder.points for item in point.candidates]
+    cautions = []
+    for arm, point, candidate in candidates:
+        others = [stdev(_losses(item)) for _, _, item in candidates if item is not candidate and len(item.endpoints) > 1]
+        usual = median(others) if others else 0.0
+        for index, endpoint in enumerate(candidate.endpoints):
+            siblings = _losses(candidate)[:index] + _losses(candidate)[index + 1 :]
+            is_far = siblings and endpoint.loss - median(siblings) > max(FAR[0] * usual, FAR[1] * median(siblings))
+            if is_far and (candidate is point.best or median(siblings) < point.best.loss):  # else it decides nothing
+                where = (
+                    f"{display_arm(arm)} at {format_tokens(point.tokens)} tokens and rate {format_rate(candidate.learning_rate)}"
+                )
+                cautions.append(
+                    f"{where}: seed {endpoint.seed} ended at {endpoint.loss:.4f}, far above its siblings ({min(siblings):.4f} to "
+                    f"{max(siblings):.4f}); such a run decides the mean: look at it before believing the numbers"
+                )
+    return cautions
+
+
+def _losses(candidate: Candidate) -> list[float]:
+    return [endpoint.loss for endpoint in candidate.endpoints]
+
+
+def _find_coarse_ladders(ladders: dict[str, Ladder], comparisons: Sequence[Comparison]) -> list[str]:
+    """Say where a headline is read between budgets that lie far apart."""
+    cautions = []
+    for comparison in comparisons:
+        row = comparison.token_headline
+        read = comparison.challenger if row.at_arm == comparison.baseline else comparison.baseline
+        cost = row.challenger_cost if row.at_arm == comparison.baseline else row.baseline_cost
+        if row.reading_error > COARSE and cost:
+            budgets = [point.tokens for point in ladders[read].points]
+            low, high = max(b for b in budgets if b <= cost), min(b for b in budgets if b >= cost)
+            cautions.append(
+                f"{display_arm(read)}'s budgets around the headline's loss are {high / low:.3g}x apart "
+                f"({format_tokens(low)} and {format_tokens(high)} tokens): what it needs is read between them and may be off by "
+                f"{100 * row.reading_error:.0f}%"
+                + (" (which the interval includes)" if row.interval else "")
+                + "; budgets 2x apart leave 1 to 2%"
+            )
+    return cautions
+
+
+def describe_conditions(ladders: dict[str, Ladder], settings: Settings) -> list[str]:
+    """Return in sentences which budgets, schedule and seeds there were, and in what the arms differ beside the model."""
+    warmup = _list_values(settings, "warmup_steps", ladders)
+    floor = _list_values(settings, "min_learning_rate", ladders)
+    different = [
+        f"{key.removeprefix('model.')} {_list_values(settings, key, ladders)}" for key in find_different_settings(settings, ladders)
+    ]
+    sentences = [
+        _per_arm("Budgets, in tokens: ", ladders, _list_budgets) + ". Each is a run of its own.",
+        "Schedule: linear warmup" + (f" ({warmup} steps)" if warmup else "") + ", then one cosine from the peak rate"
+        f" down to {floor or 'the minimum'} at the run's last step; runs that did not get there are left out.",
+        _per_arm("Seeds (initial weights and order of the data): ", ladders, _list_seeds) + ".",
+    ]
+    if len(ladders) > 1:
+        sentences.append(f"Beside the model the arms differ in: {'; '.join(different) or 'nothing'}.")
+    return sentences
+
+
+def find_different_settings(settings: Settings, arms: Iterable[str]) -> list[str]:
+    """Return the settings that every arm has and that are not the same in all: what only one model has is what is compared."""
+    values = {key: {arm: [value] for arm, value in found.items()} for key, found in settings.per_arm.items()} | settings.varied
+    return [
+        key
+        for key, found in sorted(values.items())
+        if not is_neutral(key)
+        and not key.startswith("environment.")
+        and key not in IDENTIFYING | {"model.name"}
+        and len({str(seen) for seen in found.values()}) > 1
+        and not any(None in found.get(arm, [None]) for arm in arms)
+    ]
+
+
+def _per_arm(start: str, ladders: dict[str, Ladder], say: Callable[[Ladder], str]) -> str:
+    """Return what `say` says of each arm, once where it says the same of all."""
+    said = {display_arm(arm): say(ladder) for arm, ladder in ladders.items()}
+    if len(set(said.values())) == 1:
+        return start + next(iter(said.values())) + (", for every arm" if len(said) > 1 else "")
+    return start + "; ".join(f"{arm} {words}" for arm, words in said.items())
+
+
+def _list_budgets(ladder: Ladder) -> str:
+    return ", ".join(format_tokens(point.tokens) for point in ladder.points)
+
+
+def _list_seeds(ladder: Ladder) -> str:
+    sets = {point.best.seeds for point in ladder.points}
+    counts = sorted({len(set(seeds)) for seeds in sets})
+    number = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    return f"{number} at each point ({shorten(', '.join(map(str, sorted(set().union(*sets)))), 60)})"
+
+
+def _list_values(settings: Settings, key: str, arms: Iterable[str]) -> str:
+    """Return a setting's values in words: one, or those of each arm; empty where no run has it."""
+    if key in settings.same:
+        return "" if settings.same[key] is None else _word(settings.same[key])
+    values = {arm: [value] for arm, value in settings.per_arm.get(key, {}).items()} or settings.varied.get(key, {})
+    named: dict[str, list[str]] = {}
+    for arm in arms:
+        if arm in values:
+            named.setdefault(shorten(" or ".join(map(_word, values[arm]))), []).append(display_arm(arm))
+    return ", ".join(f"{' and '.join(who) if len(who) < 4 else f'{len(who)} arms'} {words}" for words, who in named.items())
+
+
+def _word(value: object) -> str:
+    """Return a setting's value, a number as it is written by hand."""
+    number = None if isinstance(value, bool) else to_number(value)
+    return shorten(value) if number is None else format_rate(number) if 0 < number < 0.01 else f"{number:g}"
+
+
+def _by_size(value: object) -> tuple:
+    number = to_number(value)
+    return number is None, number or 0, str(value)
+
+
+def _warn_of_ladder(ladder: Ladder) -> list[str]:
     arm, warnings = display_arm(ladder.arm), []
-    untuned = [point for point in ladder.points if point.edge == "only"]
+    untuned = [format_tokens(point.tokens) for point in ladder.points if point.edge == "only"]
     if untuned:
-        warnings.append(
-            f"{arm} at {', '.join(format_tokens(point.tokens) for point in untuned)} tokens: one learning rate tried, so not tuned"
-        )
+        warnings.append(f"{arm} at {', '.join(untuned)} tokens: one learning rate tried, so not tuned")
     at_edge = [
         f"the {point.edge} tried at {format_tokens(point.tokens)} tokens ({format_rate(point.best.learning_rate)})"
         for point in ladder.points
@@ -49,23 +228,15 @@ def _ladder_warnings(ladder: Ladder) -> list[str]:
     for point in ladder.points:
         where = f"{arm} at {format_tokens(point.tokens)} tokens"
         if len({len(candidate.endpoints) for candidate in point.candidates}) > 1:
-            warnings.append(
-                f"{where}: the candidates have different numbers of seeds ("
-                + ", ".join(f"{format_rate(item.learning_rate)}: {len(item.endpoints)}" for item in point.candidates)
-                + ")"
-            )
-        if any(len(set(item.seeds)) < len(item.seeds) for item in point.candidates):
-            warnings.append(f"{where}: a seed occurs twice at one setting; the repeats are no independent seeds")
+            counts = ", ".join(f"{format_rate(item.learning_rate)}: {len(item.endpoints)}" for item in point.candidates)
+            warnings.append(f"{where}: the candidates have different numbers of seeds ({counts})")
         if any(item.variant for item in point.candidates):
-            warnings.append(
-                f"{where}: candidates differ in more than the learning rate; best: {point.best.variant or 'the plain setting'}"
-            )
+            best = point.best.variant or "the plain setting"
+            warnings.append(f"{where}: candidates differ in more than the learning rate; best: {best}")
         partly = sorted(set(point.diverged) & {item.learning_rate for item in point.candidates})
         if partly:
-            warnings.append(
-                f"{where}: {', '.join(map(format_rate, partly))} diverged with some seeds; it "
-                + ("was kept for want of another" if point.best.learning_rate in partly else "was not chosen")
-            )
+            fate = "was kept because every rate did" if point.best.learning_rate in partly else "was not chosen"
+            warnings.append(f"{where}: {', '.join(map(format_rate, partly))} diverged with some seeds; it {fate}")
     for point in ladder.regressions:
         warnings.append(
             f"{arm}: more tokens gave no lower loss at {format_tokens(point.tokens)} "
@@ -74,59 +245,44 @@ def _ladder_warnings(ladder: Ladder) -> list[str]:
     return warnings
 
 
-def describe_unsteady_timing(ladders: dict[str, Ladder], comparison: Comparison) -> list[str]:
-    """Return, in words, which of two arms were timed so unevenly that their training times mean little."""
-    reasons = []
-    for arm in (comparison.baseline, comparison.challenger):
-        times = list_step_seconds(ladders[arm])
-        if times and max(times) >= UNSTEADY * min(times):
-            reasons.append(f"the speed of {display_arm(arm)} varied {max(times) / min(times):.1f}x between runs")
-    return reasons
-
-
-def list_step_seconds(ladder: Ladder) -> list[float]:
-    """Return the training seconds per step of every run of an arm that recorded them."""
+def describe_unsteady_timing(*ladders: Ladder) -> list[str]:
+    """Return, in words, which arms were timed so unevenly that their training times mean little."""
     return [
-        endpoint.step_seconds
-        for point in ladder.points
-        for candidate in point.candidates
-        for endpoint in candidate.endpoints
-        if endpoint.step_seconds
+        f"the speed of {display_arm(ladder.arm)} varied {max(ladder.step_times) / min(ladder.step_times):.1f}x between runs"
+        for ladder in ladders
+        if _is_unsteady(ladder)
     ]
 
 
-def _timing_warnings(ladder: Ladder) -> list[str]:
-    """Say where runs of one arm, which do the same work per step, took visibly different times for it."""
-    times = list_step_seconds(ladder)
-    if not times or max(times) < UNSTEADY * min(times):
+def _is_unsteady(ladder: Ladder) -> bool:
+    times = ladder.step_times
+    return bool(times) and max(times) >= UNSTEADY * min(times)
+
+
+def _warn_of_timing(ladder: Ladder) -> list[str]:
+    if not _is_unsteady(ladder):
         return []
+    low, high = min(ladder.step_times), max(ladder.step_times)
     return [
-        f"{display_arm(ladder.arm)}: seconds per step vary from {format_seconds(min(times))} to "
-        f"{format_seconds(max(times))} ({max(times) / min(times):.1f}x) between {len(times)} runs (a shared machine?); "
-        "do not trust its training times"
+        f"{display_arm(ladder.arm)}: seconds per step vary from {format_seconds(low)} to {format_seconds(high)} "
+        f"({high / low:.1f}x) between {len(ladder.step_times)} runs (a shared machine?); do not trust its training times"
     ]
 
 
-def _tuning_warnings(baseline: Ladder, challenger: Ladder) -> list[str]:
-    """Say where one arm had more learning rates to choose from than the other."""
+def _warn_of_tuning(baseline: Ladder, challenger: Ladder) -> list[str]:
+    """Say where one arm had more learning rates to choose from than the other, or other seeds."""
     theirs = {point.tokens: point for point in challenger.points}
     names = display_arm(baseline.arm), display_arm(challenger.arm)
+    common = [(point, theirs[point.tokens]) for point in baseline.points if point.tokens in theirs]
     warnings = [
-        f"tuned unequally at {format_tokens(point.tokens)} tokens: {len(point.tried)} learning rate(s) for "
-        f"{names[0]}, {len(theirs[point.tokens].tried)} for {names[1]}"
-        for point in baseline.points
-        if point.tokens in theirs and len(point.tried) != len(theirs[point.tokens].tried)
+        f"tuned unequally at {format_tokens(a.tokens)} tokens: {len(a.tried)} learning rate(s) for "
+        f"{names[0]}, {len(b.tried)} for {names[1]}"
+        for a, b in common
+        if len(a.tried) != len(b.tried)
     ]
-    apart = [
-        point
-        for point in baseline.points
-        if point.tokens in theirs and set(point.best.seeds) != set(theirs[point.tokens].best.seeds)
-    ]
+    apart = [format_tokens(a.tokens) for a, b in common if set(a.best.seeds) != set(b.best.seeds)]
     if apart:
-        warnings.append(
-            f"{names[0]} and {names[1]} ran different seeds at {', '.join(format_tokens(p.tokens) for p in apart)} "
-            "tokens: their losses are not compared seed by seed"
-        )
-    if not any(point.tokens in theirs for point in baseline.points):
+        warnings.append(f"{names[0]} and {names[1]} ran different seeds at {', '.join(apart)} tokens: no comparison seed by seed")
+    if not common:
         warnings.append(f"{names[0]} and {names[1]} have no budget in common: no gap at equal tokens")
     return warnings

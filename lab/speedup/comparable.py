@@ -1,10 +1,17 @@
-"""Decide which runs may be compared, and say what they share and where they differ."""
+"""Decide which runs may be compared with which, and tell arms, candidates and seeds apart.
+
+A *section* holds the runs of one model size, context, corpus and tokenizer. Inside it an *arm* is what is compared: a model with
+the settings of `model.*` that set it apart. A *budget* is a number of tokens. At one budget of an arm a *candidate* is a learning
+rate, together with its *variant* where other settings differ as well. Runs of a candidate that differ in the seed alone are its
+seeds. Keys that leave the result alone (`engine.config.NEUTRAL`) tell nothing apart.
+"""
 
 import math
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 
-from engine.config import NEUTRAL
+from engine.config import RETIRED, Config, is_neutral
 from lab.runs import Run, lookup, to_number
 from lab.words import shorten
 from runfolder.layout import is_replaced
@@ -29,13 +36,16 @@ SPEED_FIELDS = (
     ("compile", "config", "compile"),
     ("micro_batch_size", "config", "micro_batch_size"),
     ("parallel", "config", "parallel"),
+    ("recompute_layers", "config", "recompute_layers"),
+    ("torch", "environment", "versions.torch"),
 )
 # Neutral keys that a reader of the report wants to see all the same: labels, and what shapes the speed.
 TOLD = {"size", "context", "data", "eval_interval", "micro_batch_size", "compile", "parallel", "recompute_layers", "on_nonfinite"}
-# Keys that name, place or watch a run.
-BOOKKEEPING = (*sorted(NEUTRAL - TOLD), "data.dir", "data.files")
-# Keys that identify a run inside its arm, or that leave the result as it is (eval_windows: the evaluation's digest is compared).
-NOT_A_VARIANT = (*sorted(NEUTRAL), "seed", "learning_rate", "max_steps", "eval_windows")
+# Keys that identify a run inside its arm, and one whose effect is compared by the digest of the evaluation.
+IDENTIFYING = {"seed", "learning_rate", "max_steps", "eval_windows"}
+# Neutral unless something was not finite: then they decide what became of the run.
+ON_NONFINITE = {"on_nonfinite", "max_nonfinite"}
+CONTROLLED_KEYS = {key for _, source, key in CONTROLLED_FIELDS if source == "config"}
 
 
 class IncomparableError(Exception):
@@ -44,7 +54,7 @@ class IncomparableError(Exception):
 
 @dataclass(frozen=True)
 class Difference:
-    """Name one field that two runs disagree on."""
+    """One field that two runs disagree on."""
 
     field: str
     run_a: str
@@ -56,15 +66,6 @@ class Difference:
         return f"{self.field} differs: {shorten(self.value_a)} in {self.run_a}, {shorten(self.value_b)} in {self.run_b}"
 
 
-@dataclass(frozen=True)
-class Provenance:
-    """List config fields: the same in all runs, set per arm, or varied within an arm ({key: {arm: values}})."""
-
-    same: dict
-    per_arm: dict
-    varied: dict
-
-
 def read_field(run: Run, source: str, key: str):
     """Return a field of a run; a group (precision, device) is compared as a whole."""
     value = lookup(getattr(run, source), key)
@@ -73,7 +74,7 @@ def read_field(run: Run, source: str, key: str):
     return value
 
 
-def find_differences(runs: list[Run], across: tuple[str, ...] = ()) -> list[Difference]:
+def find_differences(runs: Sequence[Run], across: tuple[str, ...] = ()) -> list[Difference]:
     """Return one difference per controlled field that is not the same in all runs (precision may be what arms are)."""
     differences = []
     for words, source, key in CONTROLLED_FIELDS:
@@ -91,7 +92,7 @@ def find_unrecorded(runs: Sequence[Run]) -> list[str]:
     return [words for words, source, key in CONTROLLED_FIELDS if all(read_field(run, source, key) is None for run in runs)]
 
 
-def find_speed_differences(runs: list[Run]) -> list[str]:
+def find_speed_differences(runs: Sequence[Run]) -> list[str]:
     """Return, in words, why the training seconds of these runs are not a comparison of the models."""
     reasons = []
     for words, source, key in SPEED_FIELDS:
@@ -118,6 +119,25 @@ def reason_left_out(run: Run) -> str | None:
         return f"diverged: the final validation loss is {run.final.loss}"
     if run.final.tokens <= 0:
         return "its final validation records no tokens"
+    return _describe_blow_up(run)
+
+
+def _describe_blow_up(run: Run) -> str | None:
+    """Return how a run diverged whose loss stayed finite, None if it did not.
+
+    It did if its final loss is as high as that of guessing (log of the vocabulary, or the loss before the first step), or
+    if it lost more than half of what it had learned.
+    """
+    guesses = [math.log(size) for size in [to_number(lookup(run.config, "model.vocab_size"))] if size and size > 1]
+    guesses += [point.loss for point in run.curve if point.step == 0 and math.isfinite(point.loss)]
+    if not guesses:
+        return None
+    guess, final = min(guesses), run.final.loss
+    lowest = min((point for point in run.curve if math.isfinite(point.loss)), key=lambda point: point.loss)
+    if final >= 0.99 * guess:
+        return f"diverged: its final loss, {final:.3f}, is that of guessing ({guess:.3f})"
+    if final - lowest.loss > 0.5 * (guess - lowest.loss):
+        return f"diverged: its loss was {lowest.loss:.3f} at step {lowest.step} and ended at {final:.3f}"
     return None
 
 
@@ -126,15 +146,45 @@ def has_diverged(run: Run) -> bool:
     return (reason_left_out(run) or "").startswith("diverged")
 
 
-def label_arm(run: Run, across: tuple[str, ...] = ()) -> str:
-    """Return the arm a run belongs to: its model, and the settings (precision, a dotted key) that split arms."""
-    parts = [run.model]
-    for key in across:
-        if key == "precision":
-            parts.append(str(lookup(run.config, "precision.name") or lookup(run.config, "precision")))
-        else:
-            parts.append(f"{key.split('.')[-1]}={shorten(lookup(run.config, key))}")
-    return " ".join(parts)
+def label_arms(runs: Sequence[Run], across: tuple[str, ...] = ()) -> dict[str, str]:
+    """Return {run name: arm}: the model, what `across` (precision, a dotted key) splits, and changes inside the model.
+
+    Of the settings of `model.*` that vary among the runs of one model, an arm is named by those in which it leaves the most
+    common value: of an ablation, the base is the model's plain name.
+    """
+    arms = {}
+    for model in dict.fromkeys(run.model for run in runs):
+        members = [run for run in runs if run.model == model]
+        recipes = _fill_in(members)
+        usual = _find_usual_values(recipes, {"model.name", *CONTROLLED_KEYS, *across})
+        for run, recipe in zip(members, recipes, strict=True):
+            parts = [model, *(_name_value(run, key) for key in across)]
+            parts += [
+                f"{key.removeprefix('model.')}={_short(recipe.get(key))}" for key in usual if str(recipe.get(key)) != usual[key]
+            ]
+            arms[run.name] = " ".join(parts)
+    return {run.name: arms[run.name] for run in runs}
+
+
+def _name_value(run: Run, key: str) -> str:
+    """Return a run's value of a setting that arms are split by, as a part of the arm's name."""
+    if key == "precision":
+        return str(lookup(run.config, "precision.name") or lookup(run.config, "precision"))
+    return f"{key.split('.')[-1]}={shorten(lookup(run.config, key))}"
+
+
+def _short(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else shorten(value, 40)
+
+
+def _find_usual_values(recipes: Sequence[dict], skipped: set[str]) -> dict[str, str]:
+    """Return {key: most common value} of the settings of `model.*` that vary among the runs of a model."""
+    usual = {}
+    for key in sorted({key for recipe in recipes for key in recipe if key.startswith("model.")} - skipped):
+        counts = Counter(str(recipe.get(key)) for recipe in recipes)
+        if len(counts) > 1:
+            usual[key] = counts.most_common(1)[0][0]
+    return usual
 
 
 def flatten(mapping: dict, prefix: str = "") -> dict:
@@ -148,73 +198,64 @@ def flatten(mapping: dict, prefix: str = "") -> dict:
     return flat
 
 
-def describe_variants(runs: list[Run], across: tuple[str, ...] = ()) -> dict[str, str]:
+def describe_variants(runs: Sequence[Run], arms: dict[str, str]) -> dict[str, str]:
     """Return {run name: the settings that set it apart from runs of equal arm, budget and learning rate}.
 
-    Two such runs that differ in more than the seed (say, in weight_decay) are two candidates, not two seeds. A
-    difference inside the model (an ablation) counts across the whole arm.
+    Two such runs that differ in more than the seed (say, in weight_decay) are two candidates, not two seeds.
     """
-    arms: dict[str, list[Run]] = {}
     groups: dict[tuple, list[Run]] = {}
     for run in runs:
-        arm = label_arm(run, across)
-        arms.setdefault(arm, []).append(run)
-        groups.setdefault((arm, run.budget_tokens, run.learning_rate), []).append(run)
+        groups.setdefault((arms[run.name], run.budget_tokens, run.learning_rate), []).append(run)
     variants = {}
-    for (arm, _, _), members in groups.items():
-        keys = _find_varying(members) | {key for key in _find_varying(arms[arm]) if key.startswith("model.")}
-        for run in members:
-            flat = flatten(run.config)
-            variants[run.name] = ", ".join(f"{key}={shorten(flat.get(key))}" for key in sorted(keys))
+    for members in groups.values():
+        skip = IDENTIFYING if any(run.was_nonfinite for run in members) else IDENTIFYING | ON_NONFINITE
+        recipes = _fill_in(members)
+        keys = sorted({key for recipe in recipes for key in recipe} - skip)
+        varying = [key for key in keys if len({str(recipe.get(key)) for recipe in recipes}) > 1]
+        for run, recipe in zip(members, recipes, strict=True):
+            variants[run.name] = ", ".join(f"{key}={shorten(recipe.get(key))}" for key in varying)
     return variants
 
 
-def _find_varying(runs: list[Run]) -> set[str]:
-    """Return the settings, other than those that identify a run inside its arm, on which runs differ."""
-    flats = [_recipe(run, NOT_A_VARIANT) for run in runs]
-    return {key for flat in flats for key in flat if len({str(other.get(key)) for other in flats}) > 1}
+def read_recipe(run: Run, told: bool = False) -> dict:
+    """Return the flat settings that shape a run's result; with `told` also the neutral ones that a reader wants to see.
 
-
-def _recipe(run: Run, excluded: tuple = ()) -> dict:
-    """Return the flat config without the fields that do not shape the result."""
-    skip = (*BOOKKEEPING, *excluded)
+    A key that is newer than the run's folder has its default, and one that was given up since is left out.
+    """
+    flat = DEFAULTS | flatten(run.config)
+    for key, value in RETIRED.items():
+        if flat.get(f"model.{key}") is value:
+            del flat[f"model.{key}"]
+    kept = ON_NONFINITE | (TOLD if told else set())
     return {
-        key: value
-        for key, value in flatten(run.config).items()
-        if key not in skip and not key.startswith(tuple(f"{name}." for name in skip))
+        key: number if (number := to_number(value)) is not None else value
+        for key, value in flat.items()
+        if key.partition(".")[0] in kept or not is_neutral(key)
     }
 
 
-def describe_provenance(runs: list[Run], arms: dict[str, str]) -> Provenance:
-    """Sort every config field by whether it is equal everywhere, set per arm, or varied within an arm."""
-    facts = {}
-    for run in runs:
-        measured = {
-            f"environment.{key}": read_field(run, source, key)
-            for _, source, key in CONTROLLED_FIELDS + SPEED_FIELDS
-            if source == "environment"
-        }
-        commit = {"environment.commit": run.environment.get("commit")}
-        counts = {
-            f"environment.parameters.{key}": lookup(run.environment, f"parameters.{key}") for key in ("total", "non_embedding")
-        }
-        facts[run.name] = {**_recipe(run), **measured, **counts, **commit}
-    same, per_arm, varied = {}, {}, {}
-    for key in sorted({key for fact in facts.values() for key in fact}):
-        values: dict = {}
-        for run in runs:
-            seen = values.setdefault(arms[run.name], [])
-            value = facts[run.name].get(key)
-            if value not in seen:
-                seen.append(value)
-        distinct = {str(value) for seen in values.values() for value in seen}
-        if len(distinct) == 1:
-            same[key] = next(iter(values.values()))[0]
-        elif all(len(seen) == 1 for seen in values.values()):
-            per_arm[key] = {arm: seen[0] for arm, seen in values.items()}
-        else:
-            varied[key] = {
-                arm: sorted(seen, key=lambda value: (to_number(value) is None, to_number(value) or 0, str(value)))
-                for arm, seen in values.items()
-            }
-    return Provenance(same, per_arm, varied)
+def _list_defaults() -> dict:
+    defaults: dict = {}
+    for item in fields(Config):
+        value = item.default if item.default_factory is MISSING else item.default_factory()
+        if value is not MISSING:
+            defaults |= flatten({item.name: asdict(value) if is_dataclass(value) and not isinstance(value, type) else value})
+    return defaults
+
+
+DEFAULTS = _list_defaults()
+
+
+def _fill_in(runs: Sequence[Run]) -> list[dict]:
+    """Return the runs' recipes, a setting of the model that only some folders have filled in with its default."""
+    recipes = [read_recipe(run) for run in runs]
+    keys = {key for recipe in recipes for key in recipe if key.startswith("model.")}
+    if any(keys - recipe.keys() for recipe in recipes):
+        from engine.models import MODELS  # with it comes torch, which takes seconds
+
+        for run, recipe in zip(runs, recipes, strict=True):
+            defaults = asdict(MODELS[run.model].Config()) if run.model in MODELS else {}
+            for key in keys - recipe.keys():
+                value = defaults.get(key.removeprefix("model."))
+                recipe[key] = value if (number := to_number(value)) is None else number
+    return recipes

@@ -1,10 +1,12 @@
 """Split the speedup over a handicapped baseline into parts: its learning rate, its bf16 weights, QK-norm, the rest."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from lab.runs import Run, lookup
-from lab.speedup.comparable import IncomparableError, label_arm, reason_left_out
-from lab.speedup.ladder import Ladder, Reach
+from lab.speedup.comparable import IncomparableError
+from lab.speedup.curve import Reach
+from lab.speedup.ladder import Ladder
 from lab.speedup.seeds import Interval, resample_seeds
 from lab.words import format_rate, format_tokens
 
@@ -27,16 +29,20 @@ ROLES = {
 
 @dataclass(frozen=True)
 class Ratio:
-    """Hold a ratio of token costs at the common loss; relation `>` or `<` marks a bound, None one that is unknown."""
+    """A ratio of token costs at the common loss; relation `>` or `<` marks a bound, None one that is unknown.
+
+    `reading_error` is how far log(value) may be off because ladders were read between budgets.
+    """
 
     value: float | None
     relation: str = "="
     interval: Interval | None = None
+    reading_error: float = 0.0
 
 
 @dataclass(frozen=True)
-class Row:
-    """Hold one row of the chain: its tokens at the common loss, nGPT's speedup over it, and the part to the next."""
+class Part:
+    """One row of the chain: its tokens at the common loss, nGPT's speedup over it, and the part to the next."""
 
     key: str
     words: str
@@ -49,10 +55,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Decomposition:
-    """Hold the chain at one loss (nats/token), and what the runs say about its order."""
+    """The chain at one loss (nats/token), and what the runs say about its order."""
 
     loss: float
-    rows: tuple[Row, ...]
+    rows: tuple[Part, ...]
     checks: tuple[tuple[str, Ratio], ...]
     notes: tuple[str, ...]
 
@@ -63,11 +69,11 @@ def stores_bf16(run: Run) -> bool:
     return stored == "bfloat16" if stored else lookup(run.config, "precision.name") == "bf16_weights"
 
 
-def find_roles(runs: list[Run], across: tuple[str, ...] = ("precision",)) -> dict[str, str]:
+def find_roles(runs: Sequence[Run], arms: Mapping[str, str]) -> dict[str, str]:
     """Return {role: arm} of the arms that the decomposition knows; raise IncomparableError where two fill one role."""
     roles: dict[str, str] = {}
     for run in runs:
-        role, arm = ROLES.get((run.model, stores_bf16(run))), label_arm(run, across)
+        role, arm = ROLES.get((run.model, stores_bf16(run))), arms[run.name]
         if role and roles.setdefault(role, arm) != arm:
             raise IncomparableError(
                 f"cannot decompose: the arms {roles[role]!r} and {arm!r} differ, and both would be the row {role!r}"
@@ -75,15 +81,17 @@ def find_roles(runs: list[Run], across: tuple[str, ...] = ("precision",)) -> dic
     return roles
 
 
-def decompose(analysis, across: tuple[str, ...] = ("precision",), untuned_rate: float | None = None) -> Decomposition:
-    """Return the decomposition of an analysis whose arms are split by precision; raise IncomparableError if it lacks arms."""
-    roles = find_roles(list(analysis.runs), across)
+def decompose(
+    runs: Sequence[Run], arms: Mapping[str, str], by_arm: Mapping[str, Ladder], untuned_rate: float | None = None
+) -> Decomposition:
+    """Return the decomposition of runs whose arms are split by precision; raise IncomparableError if they lack arms."""
+    roles = find_roles(runs, arms)
     if "ngpt" not in roles or len(set(roles) & {"gpt_bf16", "gpt", "gpt_qknorm"}) < 2:
         raise IncomparableError(
             "cannot decompose: it takes finished runs of nGPT with fp32 weights and of at least two of GPT with "
             f"bf16-stored matrices, GPT with fp32 weights, GPT+QK-norm; found: {', '.join(sorted(roles)) or 'none'}"
         )
-    ladders = {role: analysis.ladders[arm] for role, arm in roles.items()}
+    ladders = {role: by_arm[arm] for role, arm in roles.items()}
     ratios, costs, loss, note = measure_parts(ladders, untuned_rate)
     keys = [key for key, _, _ in CHAIN if key in costs]
     rows = []
@@ -91,7 +99,7 @@ def decompose(analysis, across: tuple[str, ...] = ("precision",), untuned_rate: 
         steps = [item[0] for item in CHAIN]
         between = CHAIN[steps.index(key) : steps.index(following)] if following else ()
         rows.append(
-            Row(
+            Part(
                 key,
                 next(words for name, words, _ in CHAIN if name == key),
                 costs[key].cost,
@@ -101,7 +109,7 @@ def decompose(analysis, across: tuple[str, ...] = ("precision",), untuned_rate: 
                 ratios[key, following] if following else None,
             )
         )
-    notes = [*([note] if note else []), *_describe_choices(ladders, analysis, roles, untuned_rate)]
+    notes = [*([note] if note else []), *_describe_choices(ladders, runs, untuned_rate)]
     return Decomposition(loss, tuple(rows), _list_checks(ratios), tuple(notes))
 
 
@@ -120,7 +128,7 @@ def measure_parts(
     for pair, ratio in ratios.items():
         if ratio.relation == "=":
             values = [(draw[pair].value, draw[pair].relation != "=") if draw[pair].value else None for draw in drawn]
-            ratios[pair] = replace(ratio, interval=resamples.interval(ratio.value, values))
+            ratios[pair] = replace(ratio, interval=resamples.interval(ratio.value, values, ratio.reading_error))
     return ratios, costs, loss, note
 
 
@@ -166,7 +174,7 @@ def _divide(above: Reach, below: Reach) -> Ratio:
     """Return above / below; a cost known only as a bound (`below` or `never`) bounds the ratio."""
     sides = above.side, below.side
     if sides == ("within", "within"):
-        return Ratio(above.cost / below.cost)
+        return Ratio(above.cost / below.cost, reading_error=above.error + below.error)
     if "within" not in sides:
         return Ratio(None, "unknown")
     larger = above.side == "never" or below.side == "below"
@@ -184,7 +192,7 @@ def _list_checks(ratios: dict) -> tuple[tuple[str, Ratio], ...]:
     return tuple((words, ratios[pair]) for words, pair in checks if pair in ratios)
 
 
-def _describe_choices(ladders, analysis, roles, untuned_rate) -> list[str]:
+def _describe_choices(ladders: Mapping[str, Ladder], runs: Sequence[Run], untuned_rate: float | None) -> list[str]:
     """Return what a reader must know of this chain: the untuned rates, missing rows, differences besides storage."""
     notes = []
     if "gpt_bf16" in ladders:
@@ -194,13 +202,12 @@ def _describe_choices(ladders, analysis, roles, untuned_rate) -> list[str]:
     missing = [words for key, words, _ in CHAIN if key not in ladders and key != "untuned"]
     if missing:
         notes.append(f"no finished runs of: {'; '.join(missing)}")
-    products = {lookup(run.config, "precision.matmul") for run in analysis.runs if analysis.arms[run.name] in roles.values()}
+    products = {lookup(run.config, "precision.matmul") for run in runs if (run.model, stores_bf16(run)) in ROLES}
     if len(products) > 1:
         notes.append("the arms differ in the dtype of matrix products too, which the storage's part then includes")
     return notes
 
 
-def find_reference(runs: list[Run], across: tuple[str, ...]) -> str | None:
-    """Return the arm that other arms are compared with: GPT with fp32 weights, if it has a finished run."""
-    finished = [run for run in runs if not reason_left_out(run)]
-    return next((label_arm(run, across) for run in finished if run.model == "gpt" and not stores_bf16(run)), None)
+def find_reference(runs: Sequence[Run], arms: Mapping[str, str]) -> str | None:
+    """Return the arm, of finished runs, that other arms are compared with: GPT with fp32 weights, if there is one."""
+    return next((arms[run.name] for run in runs if run.model == "gpt" and not stores_bf16(run)), None)

@@ -1,18 +1,26 @@
-"""Build each arm's ladder: its best fully annealed loss at every budget, and the budget needed for a loss.
+"""Build each arm's ladder: its best fully annealed loss at every budget.
 
 Pure functions on plain dataclasses. A point of a ladder is always the END of an annealed run: while the learning rate
 is still high a run's loss says little about the model (and flatters the arm that anneals less).
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, median, stdev
+from typing import TypeVar
+
+from lab.speedup.curve import Curve
+
+Key = TypeVar("Key")
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Hold the last validation of one finished run; `variant` names settings that differ besides the learning rate."""
+    """The last validation of one finished run: loss in nats/token, seconds of training in all and per step.
+
+    `variant` names the settings, other than the learning rate, that set it apart at its budget.
+    """
 
     run: str
     arm: str
@@ -29,7 +37,7 @@ class Endpoint:
 
 @dataclass(frozen=True)
 class Candidate:
-    """Hold one learning rate (and variant) tried at a budget, with one endpoint per seed."""
+    """One learning rate (and variant) tried at a budget, with one endpoint per seed."""
 
     learning_rate: float
     variant: str
@@ -65,7 +73,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class BudgetPoint:
-    """Hold one budget of one arm: every candidate tried, and the best by mean loss over seeds."""
+    """One budget (tokens, optimizer steps) of one arm: every candidate tried, and the best by mean loss over seeds."""
 
     arm: str
     tokens: int
@@ -85,11 +93,15 @@ class BudgetPoint:
 
 @dataclass(frozen=True)
 class Ladder:
-    """Hold one arm's budgets in order of tokens, and the seconds that one of its steps takes (None: not recorded)."""
+    """One arm's budgets in order of tokens, and the seconds that each run logged for one step, and their median.
+
+    `step_seconds` is None, and `step_times` empty, where no speed was recorded.
+    """
 
     arm: str
     points: tuple[BudgetPoint, ...]
     step_seconds: float | None = None
+    step_times: tuple[float, ...] = ()
 
     @property
     def regressions(self) -> tuple[BudgetPoint, ...]:
@@ -100,88 +112,12 @@ class Ladder:
             if index and point.best.loss >= min(other.best.loss for other in self.points[:index])
         )
 
-    def curve(self, cost: str = "tokens") -> "Curve | None":
+    def curve(self, cost: str = "tokens") -> Curve | None:
         """Return loss against `tokens` or `seconds` (steps times the arm's seconds per step), None without seconds."""
         if not self.points or (cost == "seconds" and not self.step_seconds):
             return None
         costs = [point.tokens if cost == "tokens" else point.steps * self.step_seconds for point in self.points]
         return Curve.through(costs, [point.best.loss for point in self.points])
-
-
-@dataclass(frozen=True)
-class Reach:
-    """Hold the cost at which a curve reaches a loss; side is `within`, `below` (cheaper than tried) or `never`.
-
-    For `below` the cost is an upper bound (the smallest tried), for `never` a lower bound (the largest tried).
-    """
-
-    cost: float
-    side: str
-
-
-@dataclass(frozen=True)
-class Curve:
-    """Hold a non-increasing loss against cost, interpolated by monotone cubics in log(cost)."""
-
-    costs: tuple[float, ...]
-    losses: tuple[float, ...]
-
-    @classmethod
-    def through(cls, costs, losses) -> "Curve":
-        """Return the running minimum through the points: a larger budget is never credited with a higher loss."""
-        ordered = sorted(zip(costs, losses, strict=True))
-        envelope, lowest = [], math.inf
-        for _, loss in ordered:
-            lowest = min(lowest, loss)
-            envelope.append(lowest)
-        return cls(tuple(float(cost) for cost, _ in ordered), tuple(envelope))
-
-    def reach(self, loss: float) -> Reach:
-        """Return the smallest cost at which the curve is at or below a loss; never extrapolate."""
-        if loss > self.losses[0]:
-            return Reach(self.costs[0], "below")
-        index = next((i for i, value in enumerate(self.losses) if value <= loss), None)
-        if index is None:
-            return Reach(self.costs[-1], "never")
-        if index == 0 or self.losses[index] == loss:
-            return Reach(self.costs[index], "within")
-        return Reach(math.exp(self._interpolate(index, loss)), "within")
-
-    def _interpolate(self, index: int, loss: float) -> float:
-        """Return log(cost) at a loss between budgets index - 1 and index.
-
-        The cost is interpolated as a function of the loss (both are monotone), by piecewise cubic Hermite polynomials
-        with the slopes of Fritsch and Butland (1984): a chord would overestimate the cost on a convex curve.
-        """
-        before, here, after = (self._segment(number) for number in (index - 1, index, index + 1))
-        width = here[0]
-        left, right = _node_slope(here, before, after), _node_slope(here, after, before)
-        low, high = math.log(self.costs[index - 1]), math.log(self.costs[index])
-        share = (loss - self.losses[index - 1]) / width
-        return (
-            low * (1 + 2 * share) * (1 - share) ** 2
-            + high * share**2 * (3 - 2 * share)
-            + width * share * (1 - share) * (left * (1 - share) - right * share)
-        )
-
-    def _segment(self, index: int) -> tuple[float, float] | None:
-        """Return (change of loss, slope of log(cost)) between two budgets, None outside the curve or where it is flat."""
-        if not 1 <= index < len(self.losses) or self.losses[index] == self.losses[index - 1]:
-            return None
-        width = self.losses[index] - self.losses[index - 1]
-        return width, math.log(self.costs[index] / self.costs[index - 1]) / width
-
-
-def _node_slope(here: tuple, neighbour: tuple | None, opposite: tuple | None) -> float:
-    """Return the slope at the node between two segments (width, slope), or at an end, where there is no neighbour."""
-    (width, slope), other = here, neighbour or opposite
-    if other is None:
-        return slope
-    if neighbour:
-        own_weight, other_weight = width + 2 * other[0], 2 * width + other[0]
-        return (own_weight + other_weight) / (own_weight / slope + other_weight / other[1])
-    end = slope + (slope - other[1]) * width / (width + other[0])
-    return end if end * slope > 0 else 0.0
 
 
 def build_ladder(arm: str, endpoints: list[Endpoint], diverged: Sequence[tuple[int, float]] = ()) -> Ladder:
@@ -204,23 +140,50 @@ def build_ladder(arm: str, endpoints: list[Endpoint], diverged: Sequence[tuple[i
         )
         lost = tuple(sorted({rate for budget, rate in diverged if budget == tokens}))
         tried = tuple(sorted({candidate.learning_rate for candidate in candidates} | set(lost)))
-        best = choose_best(candidates, lost)
+        best = choose_candidate(candidates, lost)
         points.append(BudgetPoint(arm, tokens, best.endpoints[0].steps, candidates, best, tried, lost))
-    return Ladder(arm, tuple(points), median(times) if times else None)
+    return Ladder(arm, tuple(points), median(times) if times else None, tuple(times))
 
 
-def choose_best(candidates: tuple[Candidate, ...], diverged: tuple[float, ...]) -> Candidate:
-    """Return the candidate with the lowest mean loss, of those whose rate did not diverge with any seed if there are.
+def choose_candidate(candidates: tuple[Candidate, ...], diverged: tuple[float, ...]) -> Candidate:
+    """Return the best candidate by `choose_best`; its loss is over all its seeds."""
+    losses: list[dict[int, list[float]]] = []
+    for candidate in candidates:
+        by_seed: dict[int, list[float]] = {}
+        for endpoint in candidate.endpoints:
+            by_seed.setdefault(endpoint.seed, []).append(endpoint.loss)
+        losses.append(by_seed)
+    lost = {index for index, candidate in enumerate(candidates) if candidate.learning_rate in diverged}
+    return candidates[choose_best(dict(enumerate(losses)), lost)]
 
-    The means compared are over the seeds that all candidates ran, if there are such: a rate that ran with a lucky seed
-    only must not beat one that ran with more. The loss of the chosen one is over all its seeds.
+
+def choose_best(losses: Mapping[Key, Mapping[int, Sequence[float]]], diverged: Collection[Key]) -> Key:
+    """Return the key with the lowest mean loss, of those that did not diverge with any seed if there are any.
+
+    Means are compared over seeds that both sides ran, so that a lucky seed decides nothing. First come the keys with the most
+    seeds, over the seeds that all of these ran. A key with fewer is then compared with the best so far over the seeds that the
+    two share: it leaves the choice among the others as it was.
+
+    Args:
+        losses: {key: {seed: final losses in nats/token}}.
+        diverged: keys of which a run diverged.
     """
-    shared = set.intersection(*(set(candidate.seeds) for candidate in candidates))
+    usable = [key for key in losses if key not in diverged] or list(losses)
+    most = max(len(losses[key]) for key in usable)
+    best = _lowest([key for key in usable if len(losses[key]) == most], losses)
+    for key in sorted((key for key in usable if len(losses[key]) < most), key=lambda key: -len(losses[key])):
+        best = _lowest([best, key], losses)
+    return best
 
-    def compared(candidate: Candidate) -> float:
-        return fmean(item.loss for item in candidate.endpoints if not shared or item.seed in shared)
 
-    return min(candidates, key=lambda candidate: (candidate.learning_rate in diverged, compared(candidate)))
+def _lowest(keys: list[Key], losses: Mapping[Key, Mapping[int, Sequence[float]]]) -> Key:
+    """Return the key with the lowest mean over the seeds that all keys have, over all of each where they share none."""
+    shared = set.intersection(*(set(losses[key]) for key in keys))
+
+    def mean(key: Key) -> float:
+        return fmean(loss for seed, found in losses[key].items() if not shared or seed in shared for loss in found)
+
+    return min(keys, key=mean)
 
 
 def _mean_or_none(values: list, positive: bool = False) -> float | None:

@@ -1,60 +1,87 @@
-"""Draw validation loss against tokens and against training seconds, and the pair of runs behind the headline."""
+"""Draw ladders: validation loss against tokens, against training seconds, and of every section side by side."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter
 
-from lab.figures import (
-    MARKERS,
-    PALETTE,
-    Plot,
-    add_legend,
-    choose_loss_range,
-    literal,
-    plt,
-    save_plot,
-    say_clipped,
-    tick_log_axis,
-)
-from lab.speedup.published import find_anchors, read_published
-from lab.words import format_tokens
+from lab.figures import STYLE, Look, Plot, add_legend, find_looks, literal, plt, save_plot, tick_log_axis
+from lab.runs import lookup, to_number
+from lab.speedup.published import PublishedSeries, find_series, read_published
+from lab.speedup.report import Section
+from lab.words import format_context, format_tokens
 
-ANCHOR_MARKERS = {"HY": "D", "NV": "p", "JL": "h", "P1": "*", "NK": "X"}
+SERIES_MARKERS = {"HY": "D", "NV": "p", "JL": "h", "P1": "*", "NK": "X"}
+LINES = ("-", "--", ":", "-.")
+UNITS = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
+MANY_RUNS = 24  # more single runs than this are a cloud in which the ladders drown
 
 
-def draw_loss_by_tokens(analysis, out: Path) -> list[Plot]:
+def draw_loss_by_tokens(section: Section, out: Path) -> list[Plot]:
     """Draw validation loss against training tokens, in front of published results of the very same setting."""
-    anchors = find_anchors(analysis.runs)
-    figure, axes = _draw_ladders(analysis, "tokens", 1.0, anchors)
+    series = find_series(section.runs)
+    figure, axes = _draw_ladders(section, "tokens", 1.0, series)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: format_tokens(value)))
     axes.set_xlabel("training tokens")
-    factor = find_bits_per_nat(analysis)
+    factor = _find_bits_per_nat(section)
     if factor:
         right = axes.secondary_yaxis("right", functions=(lambda loss: loss * factor, lambda bits: bits / factor))
         right.set_ylabel("bits/byte of text")
+    caption = "Each arm's ladder: one fully annealed run per budget (best learning rate, mean over seeds). Bars: standard error."
+    if len(section.runs) <= MANY_RUNS:
+        caption += (
+            " Thin: every run's validation curve; small marks: its end. Only the ends may be compared: along a "
+            "thin curve the learning rate is still falling." + _say_clipped(axes, section)
+        )
+    return [save_plot(figure, out / "loss_by_tokens.png", "Validation loss by tokens", caption + _describe_series(series))]
+
+
+def draw_loss_by_seconds(section: Section, out: Path) -> list[Plot]:
+    """Draw validation loss against training time, if the runs recorded it."""
+    ladders = section.ladders.values()
+    if not all(ladder.step_seconds for ladder in ladders):
+        return []
+    longest = max(ladder.points[-1].steps * ladder.step_seconds for ladder in ladders)
+    unit, size = next(((unit, size) for unit, size in (("hours", 3600), ("minutes", 60)) if longest >= 2 * size), ("seconds", 1))
+    figure, axes = _draw_ladders(section, "seconds", size)
+    axes.set_xlabel(f"training time ({unit}, training steps only)")
+    thin = " Thin: single runs at their own speed." if len(section.runs) <= MANY_RUNS else ""
     return [
         save_plot(
             figure,
-            out / "loss_by_tokens.png",
-            "Validation loss by tokens",
-            "Thick: each arm's ladder, one separate fully annealed run per budget (best learning rate, mean over "
-            "seeds). Thin: every run's validation curve; marks: its end. Only the ends may be compared: along a "
-            "thin curve the learning rate is still falling." + say_clipped(axes, analysis) + _describe_anchors(anchors),
+            out / "loss_by_seconds.png",
+            "Validation loss by training time",
+            f"The same ladders, steps times the arm's measured seconds per step (median over its runs).{thin} No start-up, no "
+            "evaluation. It depends on the machine, on what else ran on it and on how well each step is optimized.",
         )
     ]
 
 
-def find_bits_per_nat(analysis) -> float | None:
+def choose_loss_range(section: Section) -> tuple[float, float]:
+    """Return limits around the final losses (nats/token): the start of training would flatten them."""
+    best = [point.best.loss for ladder in section.ladders.values() for point in ladder.points]
+    spread = max(max(best) - min(best), 0.02 * max(best))
+    return min(best) - 0.12 * spread, max(best) + (0.4 if len(section.runs) <= MANY_RUNS else 0.12) * spread
+
+
+def _say_clipped(axes: Any, section: Section) -> str:
+    top = axes.get_ylim()[1]
+    clipped = any(point.loss > top for run in section.runs for point in run.curve)
+    return " Losses above the frame (early training, poor learning rates) are cut off." if clipped else ""
+
+
+def _find_bits_per_nat(section: Section) -> float | None:
     """Return (bits/byte) / (nats/token), one number for all runs that share tokenizer and validation text."""
-    ends = [run.final for run in analysis.runs if run.final.bits_per_byte and run.final.loss > 0]
-    return ends[0].bits_per_byte / ends[0].loss if len(ends) == len(analysis.runs) else None
+    ends = [run.final for run in section.runs if run.final.bits_per_byte and run.final.loss > 0]
+    return ends[0].bits_per_byte / ends[0].loss if len(ends) == len(section.runs) else None
 
 
-def _describe_anchors(anchors) -> str:
+def _describe_series(series: Sequence[PublishedSeries]) -> str:
     sources = read_published()["sources"]
-    notes = [f"{sources[key]['name']} ({sources[key]['note']})" for key in dict.fromkeys(a.source for a in anchors)]
+    notes = [f"{sources[key]['name']} ({sources[key]['note']})" for key in dict.fromkeys(item.source for item in series)]
     if not notes:
         return ""
     return (
@@ -63,160 +90,139 @@ def _describe_anchors(anchors) -> str:
     )
 
 
-def draw_loss_by_seconds(analysis, out: Path) -> list[Plot]:
-    """Draw validation loss against training time, if the runs recorded it."""
-    ladders = analysis.ladders.values()
-    if not all(ladder.step_seconds for ladder in ladders):
-        return []
-    longest = max(ladder.points[-1].steps * ladder.step_seconds for ladder in ladders)
-    unit, size = next(((unit, size) for unit, size in (("hours", 3600), ("minutes", 60)) if longest >= 2 * size), ("seconds", 1))
-    figure, axes = _draw_ladders(analysis, "seconds", size)
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.set_xlabel(f"training time ({unit}, training steps only)")
-    return [
-        save_plot(
-            figure,
-            out / "loss_by_seconds.png",
-            "Validation loss by training time",
-            "The same ladders, steps times the arm's measured seconds per step (median over its runs). Thin: single "
-            "runs at their own speed. No start-up, no evaluation. It depends on the machine, on what else ran on it "
-            "and on how well each step is optimized.",
-        )
-    ]
-
-
-def _draw_ladders(analysis, cost: str, size: float, anchors=()):
-    """Draw thin validation curves, their ends, and each arm's thick ladder; costs are divided by size."""
+def _draw_ladders(section: Section, cost: str, size: float, series: Sequence[PublishedSeries] = ()):
+    """Draw each arm's ladder, and thin validation curves if the runs are few; costs are divided by size."""
     figure, axes = plt.subplots(layout="constrained")
-    attribute = "tokens" if cost == "tokens" else "train_seconds"
-    faint = 1.0 if len(analysis.runs) <= 60 else 0.4
-    for index, ladder in enumerate(analysis.ladders.values()):
-        colour, marker = PALETTE[index % len(PALETTE)], MARKERS[index % len(MARKERS)]
-        for run in analysis.runs:
-            curve = [(getattr(point, attribute), point.loss) for point in run.curve if getattr(point, attribute)]
-            if analysis.arms[run.name] == ladder.arm and curve:
-                axes.plot(
-                    [value / size for value, _ in curve],
-                    [loss for _, loss in curve],
-                    color=colour,
-                    linewidth=0.8,
-                    alpha=0.35 * faint,
-                )
-                axes.plot(
-                    [curve[-1][0] / size],
-                    [curve[-1][1]],
-                    color=colour,
-                    marker=marker,
-                    markersize=4,
-                    alpha=0.5 * faint,
-                    linestyle="none",
-                )
-        ends = [
-            ((point.tokens if cost == "tokens" else point.steps * ladder.step_seconds) / size, point.best.loss)
-            for point in ladder.points
-        ]
-        axes.plot(
-            [value for value, _ in ends],
-            [loss for _, loss in ends],
-            color=colour,
-            linewidth=2.6,
-            marker=marker,
+    looks = find_looks(section.ladders)
+    costs = []
+    for arm, ladder in section.ladders.items():
+        if len(section.runs) <= MANY_RUNS:
+            _draw_curves(axes, section, arm, looks[arm], "tokens" if cost == "tokens" else "train_seconds", size)
+        ends = [(point.tokens if cost == "tokens" else point.steps * (ladder.step_seconds or 0)) / size for point in ladder.points]
+        costs += ends
+        axes.errorbar(
+            ends,
+            [point.best.loss for point in ladder.points],
+            yerr=[point.best.standard_error or 0.0 for point in ladder.points],
+            color=looks[arm].colour,
+            linewidth=2.4,
+            elinewidth=1.4,
+            capsize=3,
+            marker=looks[arm].marker,
             markersize=8,
-            label=literal(ladder.arm),
+            label=literal(arm),
             zorder=5,
         )
     axes.set_xscale("log")
-    low, high = choose_loss_range(analysis)
-    axes.set_ylim(low, high)
-    visible = [
-        getattr(point, attribute) / size
-        for run in analysis.runs
-        for point in run.curve
-        if point.loss <= high and getattr(point, attribute)
-    ]
-    axes.set_xlim(min(visible) / 1.25, max(visible) * 1.25)
+    axes.set_ylim(*choose_loss_range(section))
+    room = max(1.12, (max(costs) / min(costs)) ** 0.06)
+    # Where there are thin curves, half of the way to the smallest budget is of interest.
+    axes.set_xlim(min(costs) / (2 * room if len(section.runs) <= MANY_RUNS else room), max(costs) * room)
     tick_log_axis(axes.xaxis, lambda value: f"{value:g}")
     axes.set_ylabel("validation loss (nats/token)")
-    handles, _ = axes.get_legend_handles_labels()
-    handles.append(Line2D([], [], color="grey", linewidth=0.8, label="single runs"))
-    add_legend(figure, axes, handles + _draw_anchors(axes, analysis, anchors))
+    handles = axes.get_legend_handles_labels()[0]
+    if len(section.runs) <= MANY_RUNS:
+        handles.append(Line2D([], [], color="grey", linewidth=0.8, label="single runs"))
+    add_legend(figure, axes, handles + _draw_series(axes, looks, section.models, series))
     return figure, axes
 
 
-def _draw_anchors(axes, analysis, anchors) -> list[Line2D]:
+def _draw_curves(axes: Any, section: Section, arm: str, look: Look, attribute: str, size: float) -> None:
+    """Draw the validation curve of each run of an arm, thin, with a small mark at its end."""
+    for run in section.runs:
+        curve = [(getattr(point, attribute) / size, point.loss) for point in run.curve if getattr(point, attribute)]
+        if section.arms[run.name] == arm and curve:
+            axes.plot(*zip(*curve, strict=True), color=look.colour, linewidth=0.8, alpha=0.35)
+            axes.plot(*curve[-1], color=look.colour, marker=look.marker, markersize=4, alpha=0.5, linestyle="none")
+
+
+def _draw_series(axes: Any, looks: dict[str, Look], models: dict[str, str], series: Sequence[PublishedSeries]) -> list[Line2D]:
     """Draw published series faintly in the colours of their arms, make room for their ends, and return legend entries."""
-    colours = {arm.split(" ")[0]: PALETTE[index % len(PALETTE)] for index, arm in reversed([*enumerate(analysis.ladders)])}
-    for anchor in anchors:
-        colour, filled = colours.get(anchor.arm, "grey"), anchor.weights == "float32"
+    colours = {models[arm]: look.colour for arm, look in reversed(list(looks.items()))}
+    for item in series:
+        colour, filled = colours.get(item.arm, "grey"), item.weights == "float32"
         axes.plot(
-            *zip(*anchor.points, strict=True),
+            *zip(*item.points, strict=True),
             color=colour,
             alpha=0.4,
             linewidth=0.9,
-            linestyle="--" if anchor.is_curve else ":",
-            marker="" if anchor.is_curve else ANCHOR_MARKERS.get(anchor.source, "X"),
+            linestyle="--" if item.is_curve else ":",
+            marker="" if item.is_curve else SERIES_MARKERS.get(item.source, "X"),
             markersize=6,
             markerfacecolor=colour if filled else "none",
             zorder=1,
         )
-    ends = [point for anchor in anchors if not anchor.is_curve for point in anchor.points]
+    ends = [point for item in series if not item.is_curve for point in item.points]
     if ends:
         (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
         axes.set_xlim(min(left, min(x for x, _ in ends) / 1.25), max(right, max(x for x, _ in ends) * 1.25))
         axes.set_ylim(min(low, min(y for _, y in ends) - 0.02), max(high, max(y for _, y in ends) + 0.02))
-    names = {anchor.source: read_published()["sources"][anchor.source]["name"] for anchor in anchors}
+    names = {item.source: read_published()["sources"][item.source]["name"] for item in series}
     return [
-        Line2D([], [], color="grey", alpha=0.5, linestyle=":", marker=ANCHOR_MARKERS.get(key, "X"), label=name)
+        Line2D([], [], color="grey", alpha=0.5, linestyle=":", marker=SERIES_MARKERS.get(key, "X"), label=name)
         for key, name in names.items()
     ]
 
 
-def draw_headline_pair(analysis, out: Path) -> list[Plot]:
-    """Draw whole validation curves of the two runs behind the headline: equal final loss, different tokens."""
-    comparison = next((item for item in analysis.comparisons if item.token_headline.relation == "="), None)
-    if comparison is None:
-        return []
-    row = comparison.token_headline
-    figure, axes = plt.subplots(layout="constrained")
-    longest, highest = 0, row.loss
-    for arm, cost in ((comparison.baseline, row.baseline_cost), (comparison.challenger, row.challenger_cost)):
-        index, ladder = list(analysis.ladders).index(arm), analysis.ladders[arm]
-        colour = PALETTE[index % len(PALETTE)]
-        point = min(ladder.points, key=lambda item: abs(math.log(item.tokens / cost)))
-        longest = max(longest, cost, point.tokens)
-        names = {endpoint.run for endpoint in point.best.endpoints}
-        label = f"{literal(arm)}, budget {format_tokens(point.tokens)}"
-        for run in analysis.runs:
-            if run.name in names:
-                curve = [(item.tokens, item.loss) for item in run.curve if item.tokens]
-                axes.plot(*zip(*curve, strict=True), color=colour, linewidth=1.6, alpha=0.8, label=label)
-                axes.plot(*curve[-1], color=colour, marker=MARKERS[index % len(MARKERS)], markersize=6)
-                label = None
-                highest = max(highest, *(loss for _, loss in curve if math.isfinite(loss)))
-        axes.axvline(cost, color=colour, linestyle=":", linewidth=1.2)
-    axes.axhline(row.loss, color="grey", linestyle="--", linewidth=1)
-    high = max(min(highest, choose_loss_range(analysis)[1]), row.loss + 0.02)
-    axes.set_ylim(row.loss - 0.25 * (high - row.loss), high + 0.05 * (high - row.loss))
-    height = row.loss - 0.14 * (high - row.loss)
-    axes.annotate("", (row.challenger_cost, height), (row.baseline_cost, height), arrowprops={"arrowstyle": "->"})
-    axes.annotate(
-        f"token speedup {row.ratio:.2f}x ",
-        (min(row.challenger_cost, row.baseline_cost), height),
-        ha="right",
-        va="center",
-    )
-    axes.set_xlim(0, 1.05 * longest)
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: format_tokens(value)))
-    axes.set_xlabel("training tokens")
-    axes.set_ylabel("validation loss (nats/token)")
-    add_legend(figure, axes)
-    return [
-        save_plot(
-            figure,
-            out / "headline_pair.png",
-            "The pair of runs at equal loss",
-            f"The budgets nearest to the headline (every seed): dashed, the loss of {row.loss:.4g} nats/token that both "
-            "arms reach; dotted, the tokens each needs for it, read between its budgets. A curve of a larger budget "
-            "lies higher for most of its way and falls at its end, when the learning rate does.",
+def draw_overview(sections: Sequence[Section], out: Path) -> list[Plot]:
+    """Draw every section's ladders, one panel per size, context and corpus; vocabularies share a panel.
+
+    In bits/byte against bytes of text, which no vocabulary changes, if all runs recorded them; else in nats against tokens.
+    """
+    scales = [_bytes_per_token(section) for section in sections]
+    in_bytes = all(scales)
+    panels: dict[tuple, list[tuple[Section, float]]] = {}
+    for section, scale in zip(sections, scales, strict=True):
+        key = section.size, section.context, section.data
+        panels.setdefault(key, []).append((section, scale if in_bytes and scale else 1.0))
+    vocabularies = list(dict.fromkeys(section.tokenizer for section in sections))
+    looks = find_looks(arm for section in sections for arm in section.ladders)
+    columns = min(3, len(panels))
+    rows = -(-len(panels) // columns)
+    with plt.rc_context(STYLE):
+        size = 4.2 * columns + 0.6, 3.6 * rows + 0.6
+        figure, grid = plt.subplots(rows, columns, squeeze=False, layout="constrained", figsize=size)
+        handles: dict[str, Any] = {}
+        for axes, ((name, context, data), members) in zip(grid.flat, panels.items(), strict=False):
+            for section, scale in members:
+                line_style = LINES[vocabularies.index(section.tokenizer) % len(LINES)]
+                vocabulary = f", {section.tokenizer}" if len(vocabularies) > 1 else ""
+                for arm, ladder in section.ladders.items():
+                    line = axes.plot(
+                        [point.tokens * scale for point in ladder.points],
+                        [point.best.bits_per_byte if in_bytes else point.best.loss for point in ladder.points],
+                        color=looks[arm].colour,
+                        marker=looks[arm].marker,
+                        linestyle=line_style,
+                        linewidth=2,
+                        label=literal(arm) + literal(vocabulary),
+                    )
+                    handles.setdefault(line[0].get_label(), line[0])
+            axes.set_xscale("log")
+            tick_log_axis(axes.xaxis, _format_bytes if in_bytes else format_tokens)
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axes.set_title(f"{name}, context {format_context(context)}, {data}".replace("$", r"\$")[:48], fontsize=12)
+            axes.set_xlabel("text trained on (bytes)" if in_bytes else "training tokens")
+            axes.set_ylabel("bits/byte of validation text" if in_bytes else "validation loss (nats/token)")
+        for axes in list(grid.flat)[len(panels) :]:
+            axes.set_visible(False)
+        add_legend(figure, grid[0][0], list(handles.values()))
+        caption = "Each arm's ladder (fully annealed runs, best learning rate, mean over seeds) in every section. " + (
+            "Bits/byte against bytes of text, which do not depend on the vocabulary."
+            if in_bytes
+            else "Losses in nats/token compare only where the vocabulary is the same."
         )
-    ]
+        return [save_plot(figure, out / "overview.png", "All sections", caption)]
+
+
+def _format_bytes(value: float) -> str:
+    size, unit = next(((size, unit) for size, unit in UNITS if value >= 0.9995 * size), (1, "B"))
+    return f"{value / size:.3g} {unit}"
+
+
+def _bytes_per_token(section: Section) -> float | None:
+    """Return the validation text's bytes per token, None unless every point of the ladders has bits/byte too."""
+    text, tokens = (to_number(lookup(section.runs[0].environment, f"evaluation.{key}")) for key in ("bytes", "tokens"))
+    complete = all(point.best.bits_per_byte is not None for ladder in section.ladders.values() for point in ladder.points)
+    usable = complete and text and tokens and min(text, tokens) > 0 and math.isfinite(text / tokens)
+    return text / tokens if usable else None

@@ -1,95 +1,55 @@
-"""Draw the analysis as PNG files: loss against tokens and seconds, speedups, gaps, learning rates."""
+"""Draw what follows from the ladders: speedups, gaps, learning rates, the parts of a speedup."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from lab.figures import (
-    MARKERS,
-    PALETTE,
-    STYLE,
-    Plot,
-    add_legend,
-    literal,
-    plt,
-    save_plot,
-    tick_budgets,
-    tick_log_axis,
-)
-from lab.speedup.loss_plots import draw_headline_pair, draw_loss_by_seconds, draw_loss_by_tokens
+from lab.figures import STYLE, Look, Plot, add_legend, find_looks, literal, plt, save_plot, tick_budgets, tick_log_axis
+from lab.speedup.loss_plots import LINES, draw_loss_by_seconds, draw_loss_by_tokens
+from lab.speedup.report import Section
+from lab.speedup.run_plots import draw_headline_pair, draw_training
+from lab.speedup.speedup import Speedup
 from lab.words import format_rate, format_tokens
 
 
-def draw_plots(analysis, out: Path) -> list[Plot]:
-    """Write every picture that the analysis has data for, and return them in reading order."""
-    plots = []
+def draw_section(section: Section, out: Path) -> list[Plot]:
+    """Write every picture that the section has data for, and return them in reading order."""
+    plots: list[Plot] = []
     with plt.rc_context(STYLE):
         for draw in (
             draw_loss_by_tokens,
             draw_headline_pair,
-            draw_loss_by_seconds,
             draw_speedups,
             draw_gaps,
             draw_learning_rates,
+            draw_loss_by_seconds,
+            draw_training,
+            draw_parts,
         ):
-            plots += draw(analysis, out)
+            plots += draw(section, out)
     return plots
 
 
-def draw_speedups(analysis, out: Path) -> list[Plot]:
+def draw_speedups(section: Section, out: Path) -> list[Plot]:
     """Draw the speedup at the loss of every budget; bounds as arrows."""
-    if not any(comparison.token_rows for comparison in analysis.comparisons):
+    if not any(comparison.token_rows for comparison in section.comparisons):
         return []
     figure, axes = plt.subplots(layout="constrained")
-    for index, comparison in enumerate(analysis.comparisons, start=1):
-        label = literal(comparison.challenger)
-        for rows, words, shade, fill in (
-            (comparison.token_rows, "tokens", 1.0, True),
-            (comparison.time_rows, "training time", 0.55, False),
-        ):
-            if not fill and len(analysis.comparisons) > 2:
-                continue  # too many lines for one picture; the table has them
-            colour = PALETTE[index % len(PALETTE)]
-            face = colour if fill else "none"
-            measured = [row for row in rows if row.relation == "="]
-            axes.plot(
-                [row.loss for row in measured],
-                [row.ratio for row in measured],
-                color=colour,
-                alpha=shade,
-                linestyle="-" if fill else "--",
-                marker=MARKERS[index % len(MARKERS)],
-                markersize=7,
-                markerfacecolor=face,
-                label=f"{label}: {words}",
-            )
-            for row in rows:
-                if row.interval and fill:
-                    axes.plot([row.loss] * 2, [row.interval.low, row.interval.high], color=colour, alpha=0.4, linewidth=4)
-                if row.relation != "=":
-                    axes.plot(
-                        [row.loss],
-                        [row.ratio],
-                        marker="^" if row.relation == ">" else "v",
-                        markersize=10,
-                        color=colour,
-                        markerfacecolor=face,
-                        alpha=shade,
-                        linestyle="none",
-                    )
-    _frame_speedups(axes, analysis)
-    bounds = {row.relation for comparison in analysis.comparisons for row in comparison.token_rows} - {"="}
+    looks = find_looks(section.ladders)
+    with_time = len(section.comparisons) <= 2  # more lines are too many for one picture; the table has them
+    for comparison in section.comparisons:
+        look, label = looks[comparison.challenger], literal(comparison.challenger)
+        _draw_rows(axes, comparison.token_rows, look, f"{label}: tokens", filled=True)
+        if with_time:
+            _draw_rows(axes, comparison.time_rows, look, f"{label}: training time", filled=False)
+    _frame_speedups(axes, section, with_time)
+    bounds = {row.relation for comparison in section.comparisons for row in comparison.token_rows} - {"="}
+    named = {">": ("^", "more than this"), "<": ("v", "less than this")}
     handles = axes.get_legend_handles_labels()[0] + [
-        Line2D(
-            [],
-            [],
-            color="grey",
-            linestyle="none",
-            marker="^" if relation == ">" else "v",
-            markersize=9,
-            label="more than this" if relation == ">" else "less than this",
-        )
+        Line2D([], [], color="grey", linestyle="none", marker=named[relation][0], markersize=9, label=named[relation][1])
         for relation in sorted(bounds)
     ]
     add_legend(figure, axes, handles)
@@ -99,55 +59,73 @@ def draw_speedups(analysis, out: Path) -> list[Plot]:
             out / "speedup.png",
             "Speedup at equal loss",
             "How many times less the challenger needs for the loss of each budget; 1x is no difference, below it "
-            "the challenger needs more. Triangles are bounds, where one arm was already better at its smallest "
-            "budget or never got there in the budgets run. Bars: 95% intervals over seeds. Nothing is extrapolated.",
+            "the challenger needs more. Filled: tokens, hollow: training time. Triangles are bounds, where one arm was already "
+            "better at its smallest budget or never got there in the budgets run. Bars: 95% intervals over seeds. Nothing is "
+            "extrapolated.",
         )
     ]
 
 
-def _frame_speedups(axes, analysis) -> None:
+def _draw_rows(axes: Any, rows: Sequence[Speedup], look: Look, label: str, filled: bool) -> None:
+    """Draw one series of speedups, filled marks on a line or hollow ones on dashes; intervals only for the filled."""
+    style = {"color": look.colour, "alpha": 1.0 if filled else 0.55, "markerfacecolor": look.colour if filled else "none"}
+    measured = [row for row in rows if row.relation == "="]
+    axes.plot(
+        [row.loss for row in measured],
+        [row.ratio for row in measured],
+        linestyle="-" if filled else "--",
+        marker=look.marker,
+        markersize=7,
+        label=label,
+        **style,
+    )
+    for row in rows:
+        if row.interval and filled:
+            axes.plot([row.loss] * 2, [row.interval.low, row.interval.high], color=look.colour, alpha=0.4, linewidth=4)
+        if row.relation != "=":
+            marker = "^" if row.relation == ">" else "v"
+            axes.plot([row.loss], [row.ratio], marker=marker, markersize=10, linestyle="none", **style)
+
+
+def _frame_speedups(axes: Any, section: Section, with_time: bool) -> None:
     """Set scales, limits and labels of the speedup plot."""
     axes.axhline(1, color="black", linewidth=1)
     axes.set_yscale("log")
-    ratios = [row.ratio for comparison in analysis.comparisons for row in comparison.token_rows + comparison.time_rows]
-    ends = [
-        end
-        for item in analysis.comparisons
-        for row in item.token_rows
-        if row.interval
-        for end in (row.interval.low, row.interval.high)
-    ]
+    rows = [row for item in section.comparisons for row in item.token_rows + (item.time_rows if with_time else ())]
+    ratios = [row.ratio for row in rows]
+    ends = [end for row in rows if row.interval for end in (row.interval.low, row.interval.high)]
     # Room for the intervals, unless they are so wide (two seeds) that the ratios would drown.
     ratios += [min(max(end, min(ratios) / 3), max(ratios) * 3) for end in ends]
     axes.set_ylim(min(ratios + [0.8]) / 1.15, max(ratios + [1.25]) * 1.15)
     tick_log_axis(axes.yaxis, lambda value: f"{value:g}x")
     axes.invert_xaxis()
     axes.set_xlabel("validation loss reached (nats/token), better to the right")
-    axes.set_ylabel(f"speedup over {literal(analysis.comparisons[0].baseline)} (times less needed)")
+    axes.set_ylabel(f"speedup over {literal(section.comparisons[0].baseline)} (times less needed)")
 
 
-def draw_gaps(analysis, out: Path) -> list[Plot]:
+def draw_gaps(section: Section, out: Path) -> list[Plot]:
     """Draw the loss gap at equal tokens, with its standard error over seeds where there is one."""
-    if not any(comparison.gaps for comparison in analysis.comparisons):
+    if not any(comparison.gaps for comparison in section.comparisons):
         return []
     figure, axes = plt.subplots(layout="constrained")
-    for index, comparison in enumerate(analysis.comparisons, start=1):
-        gaps = comparison.gaps
+    looks = find_looks(section.ladders)
+    for comparison in section.comparisons:
+        gaps, look = comparison.gaps, looks[comparison.challenger]
         errors = [gap.standard_error or float("nan") for gap in gaps]
         axes.errorbar(
             [gap.tokens for gap in gaps],
             [gap.nats_per_token for gap in gaps],
             yerr=errors,
             capsize=5,
-            color=PALETTE[index % len(PALETTE)],
-            marker=MARKERS[index % len(MARKERS)],
+            color=look.colour,
+            marker=look.marker,
             markersize=7,
             linewidth=2,
             label=f"{literal(comparison.challenger)} minus {literal(comparison.baseline)}",
         )
     axes.axhline(0, color="black", linewidth=1)
     axes.set_xscale("log")
-    tick_budgets(axes, sorted({gap.tokens for comparison in analysis.comparisons for gap in comparison.gaps}))
+    tick_budgets(axes, sorted({gap.tokens for comparison in section.comparisons for gap in comparison.gaps}))
     axes.set_xlabel("training tokens (the same for both)")
     axes.set_ylabel("loss difference (nats/token)")
     add_legend(figure, axes)
@@ -161,16 +139,16 @@ def draw_gaps(analysis, out: Path) -> list[Plot]:
     ]
 
 
-def draw_learning_rates(analysis, out: Path) -> list[Plot]:
+def draw_learning_rates(section: Section, out: Path) -> list[Plot]:
     """Draw final loss against learning rate, if any budget has more than one."""
-    points = [point for ladder in analysis.ladders.values() for point in ladder.points]
+    points = [point for ladder in section.ladders.values() for point in ladder.points]
     if all(len(point.tried) < 2 for point in points):
         return []
     figure, axes = plt.subplots(layout="constrained")
-    styles, budgets = ("-", "--", ":", "-."), sorted({point.tokens for point in points})
-    for index, ladder in enumerate(analysis.ladders.values()):
+    looks, budgets = find_looks(section.ladders), sorted({point.tokens for point in points})
+    for arm, ladder in section.ladders.items():
         for point in ladder.points:
-            colour, style = PALETTE[index % len(PALETTE)], styles[budgets.index(point.tokens) % len(styles)]
+            look, style = looks[arm], LINES[budgets.index(point.tokens) % len(LINES)]
             lowest = {}
             for item in sorted(point.candidates, key=lambda item: -item.loss):
                 lowest[item.learning_rate] = item
@@ -180,20 +158,21 @@ def draw_learning_rates(analysis, out: Path) -> list[Plot]:
                 [item.loss for item in curve],
                 yerr=[item.standard_error or 0.0 for item in curve],
                 capsize=3,
-                color=colour,
+                color=look.colour,
                 linestyle=style,
                 linewidth=1.8,
-                marker=MARKERS[index % len(MARKERS)],
+                marker=look.marker,
                 markersize=6,
                 markerfacecolor="white",
             )
             axes.plot(
                 [point.best.learning_rate],
                 [point.best.loss],
-                color=colour,
+                color=look.colour,
                 linestyle="none",
-                marker=MARKERS[index % len(MARKERS)],
+                marker=look.marker,
                 markersize=9,
+                zorder=5,
             )
     axes.set_xscale("log")
     rates = sorted({rate for point in points for rate in point.tried})
@@ -205,12 +184,9 @@ def draw_learning_rates(analysis, out: Path) -> list[Plot]:
         tick_log_axis(axes.xaxis, format_rate)
     axes.set_xlabel("peak learning rate")
     axes.set_ylabel("final validation loss (nats/token)")
-    handles = [
-        Line2D([], [], color=PALETTE[index % len(PALETTE)], marker=MARKERS[index % len(MARKERS)], label=literal(arm))
-        for index, arm in enumerate(analysis.ladders)
-    ]
+    handles = [Line2D([], [], color=look.colour, marker=look.marker, label=literal(arm)) for arm, look in looks.items()]
     handles += [
-        Line2D([], [], color="grey", linestyle=styles[index % len(styles)], label=format_tokens(tokens))
+        Line2D([], [], color="grey", linestyle=LINES[index % len(LINES)], label=format_tokens(tokens))
         for index, tokens in enumerate(budgets)
     ]
     add_legend(figure, axes, handles)
@@ -224,3 +200,38 @@ def draw_learning_rates(analysis, out: Path) -> list[Plot]:
             "may lie beyond the rates tried.",
         )
     ]
+
+
+def draw_parts(section: Section, out: Path) -> list[Plot]:
+    """Draw nGPT's speedup over each baseline of the decomposition, with its interval; bounds as arrows."""
+    parts = section.decomposition
+    rows = [row for row in parts.rows if row.speedup and row.speedup.value] if parts else []
+    if not rows:
+        return []
+    look = find_looks(["ngpt"])["ngpt"]
+    figure, axes = plt.subplots(layout="constrained", figsize=(8.0, 1.2 + 0.75 * len(rows)))
+    for height, row in enumerate(reversed(rows)):
+        ratio = row.speedup
+        if ratio.interval:
+            axes.plot([ratio.interval.low, ratio.interval.high], [height] * 2, color=look.colour, linewidth=2)
+        marker = {"=": "o", ">": ">", "<": "<"}[ratio.relation]
+        axes.plot([ratio.value], [height], color=look.colour, marker=marker, markersize=9)
+        axes.annotate(
+            f"{'' if ratio.relation == '=' else ratio.relation}{ratio.value:.2f}x",
+            (ratio.value, height),
+            xytext=(0, 8),
+            textcoords="offset points",
+            ha="center",
+        )
+    axes.axvline(1, color="black", linewidth=1)
+    axes.set_xscale("log")
+    tick_log_axis(axes.xaxis, lambda value: f"{value:g}x")
+    axes.set_yticks(range(len(rows)), [row.words.replace(", ", "\n", 1) for row in reversed(rows)])
+    axes.set_ylim(-0.5, len(rows) - 0.3)
+    axes.set_xlabel("token speedup of nGPT at equal loss")
+    caption = (
+        f"At {parts.loss:.4g} nats/token, the lowest loss that all these arms reach. From top to bottom one "
+        "handicap of the baseline is taken away at a time; the step between two rows is that handicap's part. "
+        "Bars: 95% intervals over seeds."
+    )
+    return [save_plot(figure, out / "decomposition.png", "What the speedup is made of", caption)]

@@ -8,8 +8,6 @@ from pathlib import Path
 import yaml
 
 from lab.runs import Run, lookup, to_number
-from lab.speedup.ladder import Curve
-from lab.speedup.speedup import Speedup, compute_speedup
 
 PUBLISHED = Path(__file__).with_name("published.yaml")
 # Vocabularies of published losses: the name their tokenizer must have, and the sizes a model may give them.
@@ -20,8 +18,8 @@ VOCABULARIES = {
 
 
 @dataclass(frozen=True)
-class Setting:
-    """Hold what two results must share before their losses may be seen in one picture."""
+class PublishedSetting:
+    """What two results must share before their losses may be seen in one picture; `shape` is (n_layer, n_embd, n_head)."""
 
     vocabulary: str
     context: int
@@ -30,8 +28,8 @@ class Setting:
 
 
 @dataclass(frozen=True)
-class Anchor:
-    """Hold one published series: (tokens, nats/token), of ends of separate runs or along one run (`is_curve`)."""
+class PublishedSeries:
+    """One published series: (tokens, nats/token), of ends of separate runs or along one run (`is_curve`)."""
 
     source: str
     arm: str
@@ -39,7 +37,7 @@ class Anchor:
     points: tuple[tuple[float, float], ...]
     is_curve: bool
     digitized: bool
-    setting: Setting | None
+    setting: PublishedSetting | None
     size: str = ""
 
 
@@ -50,24 +48,29 @@ def read_published() -> dict:
 
 
 @cache
-def list_anchors() -> tuple[Anchor, ...]:
+def list_series() -> tuple[PublishedSeries, ...]:
     """Return every published series of sound code, with the best of its learning rates at each budget."""
     published = read_published()
     entries = [(entry, False) for entry in published["ladders"]] + [(entry, True) for entry in published["curves"]]
     return tuple(
-        Anchor(
+        PublishedSeries(
             entry["source"],
             entry["arm"],
             entry["weights"],
             tuple((tokens, min(loss) if isinstance(loss, list) else loss) for tokens, loss in entry["points"]),
             is_curve,
             entry["digitized"],
-            Setting(entry["vocabulary"], entry["context"], tuple(entry["shape"]), entry["data"]) if entry["shape"] else None,
+            _read_setting(entry),
             entry.get("size", ""),
         )
         for entry, is_curve in entries
         if "defect" not in entry
     )
+
+
+def _read_setting(entry: dict) -> PublishedSetting | None:
+    shape = entry["shape"]
+    return PublishedSetting(entry["vocabulary"], entry["context"], tuple(shape), entry["data"]) if shape else None
 
 
 def read_whole(run: Run, key: str) -> int | None:
@@ -82,7 +85,7 @@ def read_shape(run: Run) -> tuple[int | None, int | None, int | None]:
     return n_layer, n_embd, n_head
 
 
-def describe_setting(run: Run) -> Setting | None:
+def describe_setting(run: Run) -> PublishedSetting | None:
     """Return the setting of a run, None unless every part of it is certain.
 
     The vocabulary is known by the recorded name of the tokenizer together with the model's vocabulary size, the data by
@@ -94,48 +97,18 @@ def describe_setting(run: Run) -> Setting | None:
     data = lookup(run.config, "data.name")
     if vocabulary is None or data != lookup(run.environment, "data.name") or not isinstance(data, str):
         return None
-    return Setting(vocabulary, context, shape, data)
+    return PublishedSetting(vocabulary, context, shape, data)
 
 
-def find_anchors(runs) -> tuple[Anchor, ...]:
+def find_series(runs) -> tuple[PublishedSeries, ...]:
     """Return the published series whose vocabulary, context, shape and data are those of all these runs."""
     settings = {describe_setting(run) for run in runs}
     if len(settings) != 1 or None in settings:
         return ()
-    return tuple(anchor for anchor in list_anchors() if anchor.setting in settings)
+    return tuple(series for series in list_series() if series.setting in settings)
 
 
 def find_claim(shape: tuple, context: int, data: str) -> dict | None:
     """Return the claim for a model shape, context and data set, None where nothing was published for it."""
     claims = [claim for claim in read_published()["claims"] if claim["shape"] and data == "openwebtext"]
     return next((claim for claim in claims if tuple(claim["shape"]) == tuple(shape) and claim["context"] == context), None)
-
-
-@dataclass(frozen=True)
-class PublishedSpeedup:
-    """Hold the speedup that this project's method finds between published points of one source."""
-
-    source: str
-    weights: str
-    setting: Setting
-    size: str
-    row: Speedup
-
-
-@cache
-def list_published_speedups() -> tuple[PublishedSpeedup, ...]:
-    """Return the token speedup at the lowest loss that both published arms reach, per source, storage and setting."""
-    groups: dict = {}
-    for anchor in list_anchors():
-        if anchor.setting and not anchor.is_curve and anchor.weights:
-            arms = groups.setdefault((anchor.source, anchor.weights, anchor.setting, anchor.size), {})
-            arms.setdefault(anchor.arm, []).extend(anchor.points)
-    found = []
-    for key, arms in groups.items():
-        if {"gpt", "ngpt"} <= set(arms):
-            curves = {arm: Curve.through(*zip(*arms[arm], strict=True)) for arm in ("gpt", "ngpt")}
-            arm = max(curves, key=lambda arm: curves[arm].losses[-1])
-            row = compute_speedup(curves[arm].losses[-1], curves["gpt"], curves["ngpt"], arm, int(curves[arm].costs[-1]))
-            source, weights, setting, size = key
-            found.append(PublishedSpeedup(source, weights, setting, size, row))
-    return tuple(found)

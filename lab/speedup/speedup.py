@@ -6,17 +6,18 @@ challenger (nGPT) needs less. Losses are nats/token, costs tokens or training se
 
 from dataclasses import dataclass, replace
 
-from lab.speedup.ladder import BudgetPoint, Curve, Ladder
-from lab.speedup.seeds import Interval, resample_seeds
-from lab.speedup.significance import compare_means
+from lab.speedup.curve import Curve
+from lab.speedup.ladder import BudgetPoint, Ladder
+from lab.speedup.seeds import Interval, MeanTest, Resamples, compare_means, resample_seeds
 
 
 @dataclass(frozen=True)
 class Speedup:
-    """Hold the cost ratio at one loss; relation `>` or `<` marks a bound, whose reason is in `note`.
+    """The cost ratio at one loss (nats/token); relation `>` or `<` marks a bound, whose reason is in `note`.
 
-    `at_arm` is the arm whose budget has exactly this loss; a cost is None where only a bound is known. Within one
-    comparison bits/byte are proportional to nats/token, so the ratio is the same at equal bits/byte.
+    `at_arm` is the arm whose budget has exactly this loss; a cost (tokens or seconds) is None where only a bound
+    is known. `reading_error` is how far log(ratio) may be off because a ladder was read between budgets. Within one comparison
+    bits/byte are proportional to nats/token, so the ratio is the same at equal bits/byte.
     """
 
     loss: float
@@ -29,11 +30,12 @@ class Speedup:
     note: str = ""
     bits_per_byte: float | None = None
     interval: Interval | None = None
+    reading_error: float = 0.0
 
 
 @dataclass(frozen=True)
 class Gap:
-    """Hold challenger minus baseline at equal tokens (negative: the challenger is better).
+    """Challenger minus baseline at equal tokens (negative: the challenger is better).
 
     `standard_error` is over seeds, None where either side has a single seed; `paired` says seed by seed. `p_value` is
     one-sided, for "the challenger is below the baseline"; `better_seeds` counts the pairs in which it is.
@@ -54,7 +56,12 @@ class Gap:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Hold everything that two ladders say about each other; `time_*` are None without training seconds."""
+    """Everything that two ladders say about each other.
+
+    `token_headline` and `time_headline` (None without training seconds) are at the lowest loss that both arms reach, the rows
+    at the loss of every budget. `told_from_one` is whether the seeds allow to say that the token speedup is not 1.
+    `interval_note` says why there is no interval. `step_seconds` is each arm's, `step_time_ratio` challenger / baseline.
+    """
 
     baseline: str
     challenger: str
@@ -63,10 +70,15 @@ class Comparison:
     time_headline: Speedup | None
     time_rows: tuple[Speedup, ...]
     gaps: tuple[Gap, ...]
-    interval: Interval | None
+    told_from_one: bool
     interval_note: str
-    step_seconds: dict
+    step_seconds: dict[str, float | None]
     step_time_ratio: float | None
+
+    @property
+    def interval(self) -> Interval | None:
+        """Return the interval of the token headline."""
+        return self.token_headline.interval
 
 
 def compute_speedup(loss: float, baseline: Curve, challenger: Curve, at_arm: str, at_tokens: int) -> Speedup | None:
@@ -83,7 +95,7 @@ def compute_speedup(loss: float, baseline: Curve, challenger: Curve, at_arm: str
         relation, note = (">", "challenger below") if theirs.side == "below" else ("<", "challenger never")
     elif ours.side != "within":
         relation, note = ("<", "baseline below") if ours.side == "below" else (">", "baseline never")
-    return Speedup(loss, at_arm, at_tokens, base, other, ratio, relation, note)
+    return Speedup(loss, at_arm, at_tokens, base, other, ratio, relation, note, reading_error=ours.error + theirs.error)
 
 
 def compute_rows(baseline: Ladder, challenger: Ladder, cost: str) -> tuple[Speedup, ...]:
@@ -123,11 +135,10 @@ def _gap(baseline: BudgetPoint, challenger: BudgetPoint) -> Gap:
     bits = None
     if ours.bits_per_byte is not None and theirs.bits_per_byte is not None:
         bits = theirs.bits_per_byte - ours.bits_per_byte
-    paired = ours.seeds == theirs.seeds and len(set(ours.seeds)) == len(ours.seeds) > 1
-    our_losses, their_losses = ([endpoint.loss for endpoint in side.endpoints] for side in (ours, theirs))
-    test = compare_means(our_losses, their_losses, paired)
+    paired, test = _is_paired(baseline, challenger), _test_losses(baseline, challenger)
     our_bits, their_bits = ([endpoint.bits_per_byte for endpoint in side.endpoints] for side in (ours, theirs))
-    bits_test = bits is not None and compare_means(our_bits, their_bits, paired)
+    bits_test = compare_means(our_bits, their_bits, paired) if bits is not None else None
+    pairs = zip(ours.endpoints, theirs.endpoints, strict=True) if paired else ()
     return Gap(
         baseline.tokens,
         theirs.loss - ours.loss,
@@ -139,8 +150,19 @@ def _gap(baseline: BudgetPoint, challenger: BudgetPoint) -> Gap:
         len(theirs.endpoints),
         test.name if test else "",
         test.p_value if test else None,
-        sum(b < a for a, b in zip(our_losses, their_losses, strict=True)) if paired else None,
+        sum(b.loss < a.loss for a, b in pairs) if paired else None,
     )
+
+
+def _is_paired(ours: BudgetPoint, theirs: BudgetPoint) -> bool:
+    """Return whether two points ran the same two or more seeds."""
+    return ours.best.seeds == theirs.best.seeds and len(ours.best.seeds) > 1
+
+
+def _test_losses(ours: BudgetPoint, theirs: BudgetPoint) -> MeanTest | None:
+    """Return the test of "their loss is below ours", seed by seed where both ran the same seeds."""
+    our_losses, their_losses = ([endpoint.loss for endpoint in point.best.endpoints] for point in (ours, theirs))
+    return compare_means(our_losses, their_losses, _is_paired(ours, theirs))
 
 
 def measure_headline(ladders: dict[str, Ladder], baseline: str, challenger: str) -> tuple[float, bool] | None:
@@ -167,16 +189,15 @@ def compare_ladders(baseline: Ladder, challenger: Ladder) -> Comparison:
         note = "no interval: the speedup is a bound, not a measurement"
     elif resamples:
         values = [measure_headline(draw.ladders, *names) for draw in resamples.draws]
-        headline = replace(headline, interval=resamples.interval(headline.ratio, values))
+        headline = replace(headline, interval=resamples.interval(headline.ratio, values, headline.reading_error))
     if resamples:
-        rows = tuple(_add_interval(row, resamples, names) for row in rows)
+        rows = tuple(_add_interval(row, resamples, headline, names) for row in rows)
     ours, theirs = baseline.step_seconds, challenger.step_seconds
     time_headline = compute_headline(baseline, challenger, "seconds")
     if time_headline and headline.interval:
         # Both arms' costs in seconds are their costs in tokens times a measured constant.
-        scale = time_headline.ratio / headline.ratio
-        ends = replace(headline.interval, low=headline.interval.low * scale, high=headline.interval.high * scale)
-        time_headline = replace(time_headline, interval=ends)
+        times = baseline.step_times, challenger.step_times
+        time_headline = replace(time_headline, interval=headline.interval.for_time(time_headline.ratio, times))
     return Comparison(
         baseline.arm,
         challenger.arm,
@@ -185,16 +206,33 @@ def compare_ladders(baseline: Ladder, challenger: Ladder) -> Comparison:
         time_headline,
         compute_rows(baseline, challenger, "seconds"),
         compute_gaps(baseline, challenger),
-        headline.interval,
+        is_told_from_one(headline, baseline, challenger),
         note,
         {baseline.arm: ours, challenger.arm: theirs},
         theirs / ours if ours and theirs else None,
     )
 
 
-def _add_interval(row: Speedup, resamples, names: tuple[str, str]) -> Speedup:
-    """Return the row with its interval; a row that some resample can only bound gets none."""
+def is_told_from_one(headline: Speedup, baseline: Ladder, challenger: Ladder) -> bool:
+    """Return whether the seeds allow to say that a token speedup is not 1.
+
+    A measured one: its interval leaves out 1. A bound: the better arm is below the other's best loss already at its smallest
+    budget, and that difference is beyond what the noise of seeds explains (one-sided t-test at 2.5%).
+    """
+    if headline.relation == "=":
+        return headline.interval is not None and not headline.interval.holds_one
+    better, worse = (challenger, baseline) if headline.relation == ">" else (baseline, challenger)
+    first, best = better.points[0], min(worse.points, key=lambda point: point.best.loss)
+    test = _test_losses(best, first)
+    return first.tokens < best.tokens and test is not None and test.is_below()
+
+
+def _add_interval(row: Speedup, resamples: Resamples, headline: Speedup, names: tuple[str, str]) -> Speedup:
+    """Return the row with its interval; but for the headline's own, a row that some resample can only bound gets none."""
     if row.relation != "=":
         return row
-    interval = resamples.interval(row.ratio, [measure_row(draw.ladders, *names, row) for draw in resamples.draws])
+    if (row.at_arm, row.at_tokens) == (headline.at_arm, headline.at_tokens):
+        return replace(row, interval=headline.interval)
+    values = [measure_row(draw.ladders, *names, row) for draw in resamples.draws]
+    interval = resamples.interval(row.ratio, values, row.reading_error)
     return row if interval is None or interval.bounded else replace(row, interval=interval)

@@ -1,38 +1,119 @@
-"""The tables of the report, and the whole of it as plain text for the terminal."""
+"""Every table of the report, once: a header and rows of text, for the page and for the terminal."""
 
+from collections.abc import Sequence
+
+from lab.runs import Run, lookup
+from lab.speedup.decomposition import Decomposition
 from lab.speedup.ladder import Ladder
-from lab.speedup.sentences import describe_bound, format_interval, format_ratio
+from lab.speedup.report import Section
+from lab.speedup.sentences import format_interval, format_ratio
 from lab.speedup.speedup import Comparison
-from lab.words import WIDTH, align, display_arm, format_optional, format_rate, format_seconds, format_tokens, wrap
+from lab.words import display_arm, format_context, format_optional, format_rate, format_seconds, format_tokens, shorten
+
+Table = tuple[list[str], list[list[str]]]
+EDGES = {"lowest": "lowest tried", "highest": "highest tried", "only": "one rate only", None: "inside"}
+UNITS = ((1e9, "B"), (1e6, "M"), (1e3, "k"))
 
 
-def list_budgets(ladders: dict[str, Ladder]) -> tuple[list[str], list[list[str]]]:
-    """Return the ladder table: one row per arm and budget."""
-    header = ["arm", "tokens", "steps", "lr", "seeds", "val loss", "+/- se", "bits/byte", "train time"]
+def list_summary(sections: Sequence[Section]) -> Table:
+    """Return one row per section, with the paper's claim for its size and context."""
+    header = ["size", "context", "data", "paper", "this run", "95% interval", "time", "bits/byte", "nats/token"]
     rows = []
-    for ladder in ladders.values():
-        for point in ladder.points:
-            best = point.best
-            rows.append(
-                [
-                    display_arm(ladder.arm),
-                    format_tokens(point.tokens),
-                    str(point.steps),
-                    format_rate(best.learning_rate) + ("*" if point.edge in ("lowest", "highest") else ""),
-                    str(len(best.endpoints)),
-                    f"{best.loss:.4f}",
-                    format_optional(best.standard_error),
-                    format_optional(best.bits_per_byte),
-                    format_seconds(best.seconds),
-                ]
-            )
+    for section in sections:
+        item = section.comparison
+        speedup = item.token_headline if item else None
+        rows.append(
+            [
+                section.size,
+                format_context(section.context),
+                section.data + (f" ({section.tokenizer})" if section.tokenizer else ""),
+                section.paper or "-",
+                format_ratio(speedup),
+                format_interval(speedup.interval if speedup else None),
+                format_ratio(item.time_headline if item else None),
+                format_optional(speedup.bits_per_byte if speedup else None),
+                format_optional(speedup.loss if speedup else None),
+            ]
+        )
     return header, rows
 
 
-EDGES = {"lowest": "lowest tried", "highest": "highest tried", "only": "one rate only", None: "inside"}
+def list_facts(section: Section) -> list[tuple[str, str]]:
+    """Return what was trained, on what, where and with what: the head of the page."""
+    runs = section.runs
+    layers, width, heads = section.shape
+    parameters = {count for run in runs if isinstance(count := lookup(run.environment, "parameters.total"), int)}
+    counted = " to ".join(_short(count) for count in sorted({min(parameters), max(parameters)})) if parameters else "?"
+    facts = [
+        ("models", f"{section.size}, {counted} parameters: {layers} layers, width {width}, {heads} heads"),
+        ("context", f"{section.context} tokens"),
+        ("data", _list_data(section)),
+        ("hardware", "; ".join(dict.fromkeys(map(_name_device, runs)))),
+        ("versions", "; ".join(dict.fromkeys(map(_list_versions, runs)))),
+        ("commit of the runs", ", ".join(dict.fromkeys(str(run.environment.get("commit") or "unknown")[:10] for run in runs))),
+    ]
+    return [(name, shorten(words, 300)) for name, words in facts]
 
 
-def list_rates(ladders: dict[str, Ladder]) -> tuple[list[str], list[list[str]]]:
+def _list_data(section: Section) -> str:
+    tokenizer = f", {section.tokenizer} tokens" if section.tokenizer else ""
+    digest = lookup(section.runs[0].environment, "data.digest")
+    return f"{section.data}{tokenizer}" + (f" (digest {digest[:10]})" if isinstance(digest, str) else "")
+
+
+def _name_device(run: Run) -> str:
+    device, count = lookup(run.environment, "device"), run.environment.get("world_size") or 1
+    if not isinstance(device, dict):
+        return "unknown"
+    threads = f", {device['threads']} threads" if device.get("threads") else ""
+    return f"{count} x {device.get('name') or device.get('type')} ({device.get('type')}{threads})"
+
+
+def _list_versions(run: Run) -> str:
+    versions = lookup(run.environment, "versions")
+    named = [f"{name} {versions[name]}" for name in ("torch", "python") if name in versions] if isinstance(versions, dict) else []
+    return ", ".join(named) or "unknown"
+
+
+def _short(count: int) -> str:
+    return next((f"{count / size:.3g}{unit}" for size, unit in UNITS if count >= size), str(count))
+
+
+def list_budgets(ladders: dict[str, Ladder]) -> Table:
+    """Return the ladder table: one row per arm and budget."""
+    header = ["arm", "tokens", "steps", "lr", "seeds", "val loss", "+/- se", "bits/byte", "train time"]
+    rows = [
+        [
+            display_arm(ladder.arm),
+            format_tokens(point.tokens),
+            str(point.steps),
+            format_rate(point.best.learning_rate) + ("*" if point.edge in ("lowest", "highest") else ""),
+            str(len(point.best.endpoints)),
+            f"{point.best.loss:.4f}",
+            format_optional(point.best.standard_error),
+            format_optional(point.best.bits_per_byte),
+            format_seconds(point.best.seconds),
+        ]
+        for ladder in ladders.values()
+        for point in ladder.points
+    ]
+    return header, rows
+
+
+def list_ladder_values(section: Section) -> Table:
+    """Return the ladders at full precision, for ladder.csv; losses in nats/token, seconds of training."""
+    header = ["arm", "model", "tokens", "steps", "learning_rate", "seeds", "loss", "standard_error", "bits_per_byte", "seconds"]
+    rows = []
+    for arm, ladder in section.ladders.items():
+        for point in ladder.points:
+            best = point.best
+            rows.append([arm, section.models[arm], str(point.tokens), str(point.steps), repr(best.learning_rate)])
+            numbers = [len(best.endpoints), best.loss, best.standard_error, best.bits_per_byte, best.seconds]
+            rows[-1] += ["" if number is None else repr(number) for number in numbers]
+    return header, rows
+
+
+def list_rates(ladders: dict[str, Ladder]) -> Table:
     """Return the learning rates tried at each budget with the loss of each, and where in the grid the best one lies."""
     header = ["arm", "tokens", "optimum", "loss at each learning rate (> kept)"]
     rows = []
@@ -44,24 +125,16 @@ def list_rates(ladders: dict[str, Ladder]) -> tuple[list[str], list[list[str]]]:
             cells = [
                 f"{'>' if rate == point.best.learning_rate else ''}{format_rate(rate)}: {losses[rate]}" for rate in sorted(losses)
             ]
-            edge = EDGES[point.edge]
-            rows.append([display_arm(ladder.arm), format_tokens(point.tokens), edge, ", ".join(cells)])
+            rows.append([display_arm(ladder.arm), format_tokens(point.tokens), EDGES[point.edge], ", ".join(cells)])
     return header, rows
 
 
-def list_speedups(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
+def list_speedups(comparison: Comparison) -> Table:
     """Return the table of speedups at equal loss: one row per budget of either arm."""
-    names = _short_names(comparison)
-    header = [
-        "at the loss of",
-        "nats/token",
-        "bits/byte",
-        names[comparison.baseline],
-        names[comparison.challenger],
-        "tokens",
-        "95% interval",
-        "time",
-    ]
+    # Long names would make the columns wider than a terminal.
+    roles = ((comparison.baseline, "baseline"), (comparison.challenger, "challenger"))
+    names = {arm: display_arm(arm) if len(display_arm(arm)) <= 12 else role for arm, role in roles}
+    header = ["at the loss of", "nats/token", "bits/byte", *names.values(), "tokens", "95% interval", "time"]
     times = {(row.at_arm, row.at_tokens): row for row in comparison.time_rows}
     rows = []
     for row in comparison.token_rows:
@@ -80,13 +153,7 @@ def list_speedups(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
     return header, rows
 
 
-def _short_names(comparison: Comparison) -> dict[str, str]:
-    """Return the arms' names for table heads, or their roles where the names are long."""
-    roles = ((comparison.baseline, "baseline"), (comparison.challenger, "challenger"))
-    return {arm: display_arm(arm) if len(display_arm(arm)) <= 12 else role for arm, role in roles}
-
-
-def list_gaps(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
+def list_gaps(comparison: Comparison) -> Table:
     """Return the table of gaps at equal tokens, challenger minus baseline."""
     header = ["at equal tokens", "nats/token", "+/- se", "bits/byte", "+/- se", "seeds", "better in", "p"]
     rows = [
@@ -105,59 +172,41 @@ def list_gaps(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
     return header, rows
 
 
-def list_bounds(comparison: Comparison) -> list[str]:
-    """Return one line per speedup that is only a bound, with the reason."""
-    return [
-        f"{format_ratio(row)} at {row.loss:.4f}: {describe_bound(row.note, comparison)}"
-        for row in comparison.token_rows
-        if row.note
+def list_parts(parts: Decomposition) -> Table:
+    """Return the decomposition as a table: nGPT against each baseline, and the part that the next row takes away."""
+    header = ["baseline", "tokens", "nGPT's speedup", "95% interval", "part", "95% interval", "of it due to"]
+    rows = [
+        [
+            row.words,
+            ("<" if row.at_most else "") + format_tokens(row.tokens),
+            format_ratio(row.speedup),
+            format_interval(row.speedup.interval if row.speedup else None),
+            format_ratio(row.part),
+            format_interval(row.part.interval if row.part else None),
+            row.part_words,
+        ]
+        for row in parts.rows
     ]
+    return header, rows
 
 
-GAP_NOTE = (
-    "p: one-sided t-test that the challenger is below the baseline at this budget, {test}; with few seeds it leans on "
-    "normal noise, and budgets are not corrected for one another."
-)
-
-
-def describe_test(comparison: Comparison) -> str:
-    """Return what the p-values of the gap table are, empty without any."""
-    tests = sorted({gap.test for gap in comparison.gaps if gap.test})
-    words = {"paired t": "on differences seed by seed (paired)", "Welch t": "Welch's where seeds differ"}
-    return GAP_NOTE.format(test=" and ".join(words[test] for test in tests)) if tests else ""
-
-
-def render_text(analysis, with_pairs: bool = True) -> str:
-    """Return one analysis as plain text of at most 100 columns, with or without what it says of each pair of arms."""
-    parts = [wrap(line) for line in analysis.headlines if with_pairs or not analysis.comparisons]
-    parts.append(
-        "Best fully annealed run per budget (* best learning rate at the edge of those tried):\n"
-        + align(*list_budgets(analysis.ladders))
-    )
-    parts.append("Learning rates tried:\n" + align(*list_rates(analysis.ladders), left=(0, 2, 3), width=WIDTH))
-    for comparison in analysis.comparisons if with_pairs else ():
-        parts += render_comparison(comparison)
-    left_out = [
-        wrap(f"left out: {run.name} ({display_arm(analysis.arms[run.name])}) {reason}") for run, reason in analysis.left_out
+def list_settings(section: Section) -> list[tuple[str, Table]]:
+    """Return the tables of settings: set per arm, varied within an arm, the same in every run."""
+    settings, arms = section.settings, list(section.ladders)
+    per_arm = [[key, *(shorten(values.get(arm)) for arm in arms)] for key, values in settings.per_arm.items()]
+    varied = [
+        [key, *(shorten(", ".join(map(str, values.get(arm, [])))) for arm in arms)] for key, values in settings.varied.items()
     ]
-    notes = left_out + [wrap(f"warning: {warning}") for warning in analysis.warnings]
-    return "\n\n".join(parts + (["\n".join(notes)] if notes else []))
-
-
-def render_comparison(comparison: Comparison) -> list[str]:
-    """Return the speedups and gaps of two arms as blocks of text."""
-    base, other = display_arm(comparison.baseline), display_arm(comparison.challenger)
-    bounds = [f"  {line}" for line in list_bounds(comparison)]
-    parts = [
-        f"Speedup of {other} over {base} at equal loss (tokens needed, and how many times fewer):\n"
-        + "\n".join([align(*list_speedups(comparison)), *bounds])
+    same = [[key, shorten(value)] for key, value in settings.same.items() if value is not None]
+    header = ["setting", *map(display_arm, arms)]
+    tables = [
+        ("Set differently for each arm", (header, per_arm)),
+        ("Varied within an arm (budgets, candidates, seeds)", (header, varied)),
+        ("The same in every run", (["setting", "value"], same)),
     ]
-    if comparison.gaps:
-        note = describe_test(comparison)
-        parts.append(
-            f"{other} minus {base} at equal tokens (negative: {other} is better):\n"
-            + "\n".join([align(*list_gaps(comparison)), *([wrap(note)] if note else [])])
-        )
-    if comparison.interval_note:
-        parts.append(wrap(comparison.interval_note))
-    return parts
+    return [(title, table) for title, table in tables if table[1]]
+
+
+def list_left_out(section: Section) -> list[str]:
+    """Return one line per run left out, with the reason."""
+    return [f"{run.name} ({display_arm(section.arms[run.name])}): {reason}" for run, reason in section.left_out]

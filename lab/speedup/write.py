@@ -1,227 +1,170 @@
-"""Write the report: speedup.json, the pictures, and one self-contained HTML page."""
+"""Write a report under a folder: report.html, speedup.json, ladder.csv and the pictures."""
 
+import csv
+import io
 import json
 import math
 import os
 from collections.abc import Sequence
-from html import escape
 from pathlib import Path
 from urllib.parse import quote
 
-from lab.figures import Plot
-from lab.page import Link, render_document, render_list, render_plot, render_table
-from lab.runs import Run
-from lab.speedup.decomposition import Decomposition
-from lab.speedup.fairness import describe_fairness
-from lab.speedup.groups import Report, Section
-from lab.speedup.overview import PARTS_NOTE, SUMMARY_NOTE, describe_parts, list_checks, list_parts, list_published
-from lab.speedup.plots import draw_plots
-from lab.speedup.published import read_published
-from lab.speedup.record import to_record
-from lab.speedup.report import Analysis
-from lab.speedup.report_plots import draw_overview, draw_parts
-from lab.speedup.tables import describe_test, list_bounds, list_budgets, list_gaps, list_rates, list_speedups
-from lab.words import display_arm, format_rate, format_seconds, format_tokens, shorten
-
-LIMITS = (
-    "These figures hold for the model size, context, data and budgets of these runs and for nothing larger: at small "
-    "scale neither arm may be near the regime of the published results, and the speedup is known to change with "
-    "budget, context and learning rate. Intervals and p-values speak of seeds (initial weights, data order) and of the "
-    "choice among the learning rates that were run; with two or three seeds they are wide and rest on normal noise, with "
-    "one there are none, and they say nothing of rates that were not tried. Keeping the best of several learning rates "
-    "favours whichever arm tried more of them. Between two budgets the ladder is interpolated (monotone, in the logarithm "
-    "of the budget), beyond them it is not continued. Only the ends of fully annealed runs are compared. Training seconds "
-    "belong to one machine and one implementation."
+from lab.figures import Plot, read_plots
+from lab.page import Link, render_page
+from lab.speedup.loss_plots import draw_overview
+from lab.speedup.plots import draw_section
+from lab.speedup.record import Made, to_mapping
+from lab.speedup.report import Report, Section
+from lab.speedup.sentences import PARTS_NOTE, SUMMARY_NOTE, describe_parts, describe_test, list_bounds, list_checks
+from lab.speedup.speedup import Comparison
+from lab.speedup.tables import (
+    list_budgets,
+    list_facts,
+    list_gaps,
+    list_ladder_values,
+    list_left_out,
+    list_parts,
+    list_rates,
+    list_settings,
+    list_speedups,
+    list_summary,
 )
-
-LINKED = (
-    "Each name leads to the run's <code>config.yaml</code>, every setting resolved; <code>environment.json</code> and "
-    "<code>metrics.jsonl</code> lie beside it. The links start at the folder that this page was written to."
-)
-NOT_LINKED = "Every setting of a run is in <code>config.yaml</code> in the run's folder."
+from lab.words import display_arm, format_optional, format_rate, format_seconds, format_tokens
+from runfolder.files import write_atomically
 
 
-def write_report(report: Report, out) -> list[Path]:
-    """Write speedup.json, the PNG files and report.html under a folder, and return their paths."""
-    out = Path(out)
+def write_report(report: Report, out: str | Path, made: Made | None = None) -> list[Path]:
+    """Write the report under a folder and return the paths: report.html, speedup.json, ladder.csv, then the pictures."""
+    out, made = Path(out), made or Made()
     out.mkdir(parents=True, exist_ok=True)
     several = len(report.sections) > 1
-    overview = draw_overview(report, out) if several else []
+    overview = draw_overview(report.sections, out) if several else []
     plots = []
     for number, section in enumerate(report.sections, start=1):
         folder = out / f"section-{number}" if several else out
         folder.mkdir(exist_ok=True)
-        plots.append(draw_plots(section.analysis, folder) + draw_parts(section.decomposition, folder))
-    every = [plot for group in [overview, *plots] for plot in group]
-    mapping = to_record(report, plots, out)
-    write_atomically(out / "speedup.json", json.dumps(_make_strict(mapping), indent=2, allow_nan=False, ensure_ascii=False) + "\n")
-    write_atomically(out / "report.html", render_page(report, plots, overview, out))
-    return [out / "report.html", out / "speedup.json", *(plot.path for plot in every)]
+        plots.append(draw_section(section, folder))
+    mapping = _make_strict(to_mapping(report, made, [[plot.path.relative_to(out).as_posix() for plot in part] for part in plots]))
+    write_atomically(out / "speedup.json", json.dumps(mapping, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+    write_atomically(out / "ladder.csv", render_ladders(report))
+    write_atomically(out / "report.html", render_report(report, plots, overview, out, made))
+    pictures = [plot.path for part in [overview, *plots] for plot in part]
+    return [out / "report.html", out / "speedup.json", out / "ladder.csv", *pictures]
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file so that a reader sees the old one or the new one, never a part."""
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
-
-
-def render_page(report: Report, plots: list[list[Plot]], overview: Sequence[Plot] = (), folder: Path | None = None) -> str:
+def render_report(
+    report: Report,
+    plots: Sequence[Sequence[Plot]] = (),
+    overview: Sequence[Plot] = (),
+    folder: Path | None = None,
+    made: Made | None = None,
+) -> str:
     """Return the page as one string that needs nothing outside itself; all text from run folders is escaped.
 
     Args:
         folder: where the page will lie, for its links to the configurations of the runs; None makes no links.
     """
-    body = ["<h1>Tokens and time needed for equal loss</h1>"]
-    several = len(report.sections) > 1 or bool(report.notes)
-    if several:
-        body += [_render_summary(report), *map(render_plot, overview)]
-        body += [render_list([f"left out: {note}" for note in report.notes])] if report.notes else []
-    for section, pictures in zip(report.sections, plots or [[] for _ in report.sections], strict=True):
-        body += [f'<h1 class="section">{escape(section.label)}</h1>'] if several else []
-        body += _render_section(section, pictures, folder)
-    if not several:
-        body.append("<h2>Beside the published results</h2>" + _render_summary(report))
-    body.append(f"<h2>Limits</h2><p>{escape(LIMITS)}</p>")
-    return render_document("Speedup report", body)
-
-
-def _render_section(section: Section, plots: list[Plot], folder: Path | None) -> list[str]:
-    analysis = section.analysis
-    if section.decomposition:
-        body = [f'<p class="headline">{escape(describe_parts(section.decomposition))}</p>']
-        body += _render_parts(section.decomposition)
-        body += ["<h2>Each arm by itself</h2>", render_list(analysis.headlines)]
-    else:
-        body = [part for line in analysis.headlines for part in _render_headline(line)]
-    body += [render_plot(plot) for plot in plots[:1]]
-    body += ["<h2>What was held equal, what was tuned</h2>", render_list(describe_fairness(analysis))]
-    if analysis.warnings:
-        body.append("<h2>Warnings</h2>" + render_list(analysis.warnings))
-    body += _render_numbers(analysis)
-    if plots[1:]:
-        body += ["<h2>More plots</h2>", *map(render_plot, plots[1:])]
-    body += _render_provenance(analysis)
-    body += _render_runs(analysis, folder)
-    return body
-
-
-def _render_headline(line: str) -> list[str]:
-    """Return the first sentence large and what qualifies it below."""
-    if line.startswith("Wall-clock"):
-        return [f'<p class="second">{escape(line)}</p>']
-    first, stop, rest = line.partition(". ")
-    return [f'<p class="headline">{escape(first + stop.strip())}</p>'] + [f"<p>{escape(rest)}</p>"] * bool(rest)
-
-
-def _render_summary(report: Report) -> str:
-    sources = read_published()["sources"]
-    legend = "; ".join(f"{key}: {source['name']} ({source['note']})" for key, source in sources.items())
-    return (
-        render_table(*list_published(report), "summary")
-        + f'<p class="second">{escape(SUMMARY_NOTE)} This method on published points: the token speedup that the ladders '
-        f"of this report find between the losses that a source published. Sources: {escape(legend)}.</p>"
+    made = made or Made()
+    beside = [(place.name, read_plots(place), _link_documents(place, folder)) for place in made.beside]
+    return render_page(
+        "speedup/report.html",
+        title="Speedup report",
+        report=report,
+        summary=list_summary(report.sections),
+        summary_note=SUMMARY_NOTE,
+        overview=overview,
+        sections=[
+            {
+                "section": section,
+                "plots": part,
+                "facts": [
+                    *list_facts(section),
+                    *((name, words) for name, words in vars(made).items() if words and name != "beside"),
+                ],
+                "budgets": list_budgets(section.ladders),
+                "rates": list_rates(section.ladders),
+                "comparisons": list(map(_lay_out_comparison, section.comparisons)),
+                "settings": list_settings(section),
+                "runs": _list_runs(section, folder),
+                "left_out": list_left_out(section),
+                "parts": _lay_out_parts(section),
+            }
+            for section, part in zip(report.sections, plots or [[] for _ in report.sections], strict=True)
+        ],
+        beside=beside,
     )
 
 
-def _render_parts(parts: Decomposition) -> list[str]:
-    """Return the decomposition's section."""
-    beside = list_checks(parts)
-    return [
-        "<h2>What the speedup is made of</h2>",
-        render_table(*list_parts(parts), "words"),
-        f'<p class="second">{escape(PARTS_NOTE.format(loss=parts.loss))}</p>',
-        *(["<p>Beside the chain:</p>" + render_list(beside)] if beside else []),
-        *([render_list(parts.notes)] if parts.notes else []),
-    ]
+def _lay_out_comparison(comparison: Comparison) -> dict:
+    return {
+        "base": display_arm(comparison.baseline),
+        "other": display_arm(comparison.challenger),
+        "speedups": list_speedups(comparison),
+        "bounds": list_bounds(comparison),
+        "gaps": list_gaps(comparison) if comparison.gaps else None,
+        "test": describe_test(comparison),
+        "note": comparison.interval_note,
+    }
 
 
-def _render_numbers(analysis: Analysis) -> list[str]:
-    """Return the ladder, speedup and gap tables."""
-    parts = [
-        "<h2>Best fully annealed run per budget</h2>",
-        render_table(*list_budgets(analysis.ladders)),
-        '<p class="second">Loss in nats/token, mean over seeds; se: standard error over seeds; '
-        "* the best learning rate is at the edge of those tried.</p>",
-        "<h2>Learning rates tried</h2>",
-        render_table(*list_rates(analysis.ladders), "rates"),
-    ]
-    for comparison in analysis.comparisons:
-        base, other = (escape(display_arm(arm)) for arm in (comparison.baseline, comparison.challenger))
-        parts += [f"<h2>Speedup of {other} over {base} at equal loss</h2>", render_table(*list_speedups(comparison))]
-        parts += [render_list(list_bounds(comparison))] if list_bounds(comparison) else []
-        if comparison.gaps:
-            parts += [
-                f"<h2>{other} minus {base} at equal tokens</h2>",
-                render_table(*list_gaps(comparison)),
-                f'<p class="second">Negative: {other} is better. Paired: the same seeds, hence the same data '
-                f"order, on both sides. {escape(describe_test(comparison))}</p>",
-            ]
-        if comparison.interval_note:
-            parts.append(f'<p class="second">{escape(comparison.interval_note)}</p>')
-    return parts
+def _lay_out_parts(section: Section) -> dict | None:
+    parts = section.decomposition
+    if parts is None:
+        return None
+    return {
+        "claim": describe_parts(parts),
+        "table": list_parts(parts),
+        "note": PARTS_NOTE.format(loss=parts.loss),
+        "checks": list_checks(parts),
+        "notes": parts.notes,
+    }
 
 
-def _render_provenance(analysis: Analysis) -> list[str]:
-    """Return the section on what the runs share and where they differ, computed from their configs."""
-    provenance = analysis.provenance
-    arms = list(analysis.ladders)
-    per_arm = [[key, *(shorten(values.get(arm)) for arm in arms)] for key, values in provenance.per_arm.items()]
-    varied = [
-        [key, *(shorten(", ".join(map(str, values.get(arm, [])))) for arm in arms)] for key, values in provenance.varied.items()
-    ]
-    same = [[key, shorten(value)] for key, value in provenance.same.items() if value is not None]
-    header = ["setting", *map(display_arm, arms)]
-    parts = ["<h2>Every setting</h2>"]
-    if per_arm:
-        parts += ["<p>Set differently for each arm:</p>", render_table(header, per_arm, "words")]
-    if varied:
-        parts += ["<p>Varied within an arm (budgets, candidates, seeds):</p>", render_table(header, varied, "words")]
-    parts += ["<p>The same in every run:</p>", render_table(["setting", "value"], same, "words")]
-    return parts
-
-
-def _render_runs(analysis: Analysis, folder: Path | None) -> list[str]:
-    """Return the list of runs compared, and of runs left out with the reason."""
+def _list_runs(section: Section, folder: Path | None) -> tuple[list[str], list[list[str | Link]]]:
+    """Return the table of the runs compared, each name leading to its config.yaml where there is a way to it."""
     header = ["run", "arm", "tokens", "lr", "seed", "val loss", "bits/byte", "train time", "commit"]
-    rows = []
-    for run in analysis.runs:
-        bits = run.final.bits_per_byte
-        rows.append(
-            [
-                _link_config(run, folder),
-                display_arm(analysis.arms[run.name]),
-                format_tokens(run.final.tokens),
-                format_rate(run.learning_rate),
-                str(run.seed),
-                f"{run.final.loss:.4f}",
-                "-" if bits is None else f"{bits:.4f}",
-                format_seconds(run.final.train_seconds),
-                str(run.environment.get("commit") or "-")[:10],
-            ]
-        )
-    is_linked = any(isinstance(row[0], Link) for row in rows)
-    parts = [
-        f"<h2>Runs ({len(rows)})</h2>",
-        f"<p>{LINKED if is_linked else NOT_LINKED}</p>",
-        render_table(header, rows),
+    rows = [
+        [
+            _link(Path(run.path) / "config.yaml", run.name, folder),
+            display_arm(section.arms[run.name]),
+            format_tokens(run.final.tokens),
+            format_rate(run.learning_rate),
+            str(run.seed),
+            f"{run.final.loss:.4f}",
+            format_optional(run.final.bits_per_byte),
+            format_seconds(run.final.train_seconds),
+            str(run.environment.get("commit") or "-")[:10],
+        ]
+        for run in section.runs
     ]
-    if analysis.left_out:
-        left_out = [f"{run.name} ({display_arm(analysis.arms[run.name])}): {reason}" for run, reason in analysis.left_out]
-        parts.append("<h2>Left out</h2>" + render_list(left_out))
-    return parts
+    return header, rows
 
 
-def _link_config(run: Run, folder: Path | None) -> str | Link:
-    """Return a run's name, leading to its config.yaml where there is a way to it from the page's folder."""
-    config = Path(run.path) / "config.yaml"
-    if folder is None or not config.is_file():
-        return run.name
+def _link(file: Path, text: str, folder: Path | None) -> str | Link:
+    """Return text leading to a file, by its way from the page's folder; the text alone where there is none."""
+    if folder is None or not file.is_file():
+        return text
     try:
-        address = os.path.relpath(config.resolve(), Path(folder).resolve())
-        return Link(run.name, quote(Path(address).as_posix()))
+        return Link(text, quote(Path(os.path.relpath(file.resolve(), Path(folder).resolve())).as_posix()))
     except (ValueError, UnicodeError):  # another drive, or a name that is no text
-        return run.name
+        return text
+
+
+def _link_documents(place: Path, folder: Path | None) -> list[str | Link]:
+    """Return links to the pages and tables of a folder of results."""
+    files = sorted(file for file in place.iterdir() if file.suffix in (".html", ".md", ".json", ".csv"))
+    return [_link(file, file.name, folder) for file in files]
+
+
+def render_ladders(report: Report) -> str:
+    """Return every section's ladders as CSV."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    for number, section in enumerate(report.sections):
+        header, rows = list_ladder_values(section)
+        writer.writerows([["section", *header]] if number == 0 else [])
+        writer.writerows([section.label, *row] for row in rows)
+    return text.getvalue()
 
 
 def _make_strict(value):

@@ -1,23 +1,9 @@
-"""Encode documents on every core, straight from their bytes to token arrays, delivered in order.
-
-Workers are spawned, not forked: the parent may have run pyarrow's or datasets' threads, and a fork copies the locks those
-threads hold but not the threads. A worker imports numpy and tiktoken only, reads its documents itself and sends finished
-bytes back, so the parent only writes; no text crosses a pipe.
-"""
+"""Turn documents into token arrays, straight from their bytes: what one worker does."""
 
 import itertools
-import multiprocessing
-import os
 import re
-import signal
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import dataclass
-from multiprocessing import resource_tracker
-from multiprocessing.connection import Connection, wait
-from pathlib import Path
-from typing import Any, cast
 
 import numpy as np
 
@@ -28,7 +14,6 @@ from corpus.tokenizer import BYTES_PATTERN, GPT2_PATTERN, Tokenizer, load_tokeni
 
 CHUNK_BYTES = 2_000_000  # of text: a fraction of a second of work
 DOCUMENT_COST = 100  # bytes; what a document costs beyond its text, so that empty ones fill a chunk too
-CHUNKS_PER_WORKER = 6  # between the first unwritten chunk and the newest one handed out: bounds the parent's memory
 PIECE_BYTES = 1_000_000
 # Before a blank that follows a character that is no white space (outside ASCII, white space starts with c2, e1, e2 or e3),
 # or before an ASCII digit that follows an ASCII letter. Led by one set of bytes, which `re` scans for quickly.
@@ -137,98 +122,3 @@ def plan_chunks(lengths: np.ndarray, start: int) -> list[tuple[int, int]]:
     cuts = np.flatnonzero(np.diff(ends // CHUNK_BYTES)) + 1 + start
     edges = [start, *cuts.tolist(), len(lengths)]
     return [(first, last) for first, last in itertools.pairwise(edges) if last > first]
-
-
-Encode = Callable[[str, list[tuple[int, int]]], Iterator[Encoded]]
-
-
-@contextmanager
-def encoder(tokenizer_path: Path, paths: list[str], dtype: str, workers: int) -> Iterator[Encode]:
-    """Provide encode(index_path, ranges) -> results in order, on that many processes (none of its own for 1)."""
-    settings = (str(tokenizer_path), paths, dtype)
-    if workers == 1:
-        chunk_encoder = ChunkEncoder(*settings)
-        yield lambda index_path, ranges: (chunk_encoder.encode(index_path, *chunk) for chunk in ranges)
-        return
-    context = multiprocessing.get_context("spawn")
-    processes, connections = [], []
-    try:
-        # Ctrl-C reaches the whole terminal group; the parent alone shall answer it. Blocked here, it stays blocked in the
-        # children from their first instruction on, and reaches the parent afterwards. The tracker that multiprocessing
-        # starts with the first child unblocks it, so it is started before.
-        resource_tracker.ensure_running()
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        for _ in range(workers):
-            ours, theirs = context.Pipe()
-            process = context.Process(target=serve, args=(theirs, settings), daemon=True)
-            process.start()
-            theirs.close()  # so that the death of either side is an end of file at the other
-            processes.append(process)
-            connections.append(ours)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-        yield lambda index_path, ranges: run_in_order(connections, index_path, ranges)
-    finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-        for process in processes:
-            process.kill()
-        for process in processes:
-            process.join()
-
-
-def run_in_order(connections: list[Connection], index_path: str, ranges: list[tuple[int, int]]) -> Iterator[Encoded]:
-    """Hand ranges to whichever worker is free and yield the results in order, holding a bounded number."""
-    results: dict[int, Encoded] = {}
-    running: dict[Connection, list[int]] = {connection: [] for connection in connections}
-    given = written = 0
-    while written < len(ranges):
-        # Up to two for each worker, so that it finds the next one waiting when it has sent a result.
-        for depth in (0, 1):
-            for connection in connections:
-                if len(running[connection]) == depth and given < min(len(ranges), written + CHUNKS_PER_WORKER * len(connections)):
-                    send(connection, (index_path, *ranges[given]))
-                    running[connection].append(given)
-                    given += 1
-        for connection in cast(list[Connection], wait([c for c in connections if running[c]])):
-            results[running[connection].pop(0)] = receive(connection)
-        while written in results:
-            yield results.pop(written)
-            written += 1
-
-
-def send(connection: Connection, task: tuple[str, int, int]) -> None:
-    try:
-        connection.send(task)
-    except OSError:
-        raise worker_died() from None
-
-
-def receive(connection: Connection) -> Encoded:
-    """Return a worker's next result; raise what it raised, or DataError if it is gone."""
-    try:
-        result = connection.recv()
-    except (EOFError, OSError):
-        raise worker_died() from None
-    if isinstance(result, BaseException):
-        raise result
-    return result
-
-
-def worker_died() -> DataError:
-    return DataError(
-        "a worker process was killed, often for want of memory; the same command continues, num_proc=N takes fewer workers"
-    )
-
-
-def serve(connection: Connection, settings: tuple[str, list[str], str]) -> None:
-    """Answer tasks until the parent closes the pipe or is gone."""
-    parent: Any = multiprocessing.parent_process()
-    # A killed parent cannot say so, and a 50 MB document would keep this process busy for seconds.
-    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
-    try:
-        chunk_encoder = ChunkEncoder(*settings)
-        while True:
-            connection.send(chunk_encoder.encode(*connection.recv()))
-    except (EOFError, BrokenPipeError, ConnectionResetError):
-        return
-    except (DataError, OSError, MemoryError) as error:
-        connection.send(DataError("out of memory; num_proc=N takes fewer workers") if isinstance(error, MemoryError) else error)
