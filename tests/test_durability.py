@@ -32,8 +32,9 @@ def renamed(monkeypatch):
             source, target = os.path.abspath(source), os.path.abspath(target)
             parts = [source, *map(str, Path(source).rglob("*"))] if os.path.isdir(source) else [source]
             assert not (missing := [part for part in parts if part not in synced]), f"{target}: not synced before: {missing}"
-            renamed[target] = False
             real(source, target)
+            renamed[target] = False
+            synced.update(part.replace(source, target, 1) for part in parts)  # under its new name it is what it was
 
         return rename
 
