@@ -78,6 +78,8 @@ def test_a_damaged_or_hostile_configuration_is_refused(text, tmp_path):
         load_config(tmp_path / "config.yaml")
 
 
+@pytest.mark.slow
+@pytest.mark.distributed
 def test_mistakes_end_every_rank(docs, tmp_path):
     for mistake, says in {
         "global_batch_size=9": "does not divide over 2 ranks; 8 or 10 would",
@@ -96,6 +98,7 @@ def test_mistakes_end_every_rank(docs, tmp_path):
         assert done.stderr.count("error: ") == 1 and says in done.stderr
 
 
+@pytest.mark.slow
 def test_a_run_is_not_continued_with_other_settings_or_data(docs, tmp_path):
     base = [*SMALL, f"data.dir={docs}", f"out_dir={tmp_path}", "run_name=x"]
     run("train.py", *base)

@@ -172,6 +172,7 @@ def test_damage_anywhere_is_found_and_the_checkpoint_before_is_used(file, damage
     assert (folder / "step-00000030.corrupt-1").is_dir()
 
 
+@pytest.mark.slow
 def test_if_all_are_damaged_training_does_not_silently_begin_again(docs, tmp_path):
     base = [*SMALL, f"data.dir={docs}", f"out_dir={tmp_path}", "run_name=x"]
     run("train.py", *base)

@@ -115,6 +115,7 @@ def test_several_runs_make_one_table(folders, capsys):
         assert row.split()[0] == result["run"] and f"{result['nats_per_token']:.4f}" in row.split()
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_two_ranks_evaluate_an_earlier_checkpoint_as_one_does(docs, folders):
     arguments = (
@@ -516,6 +517,7 @@ def test_two_ranks_answer_exactly_as_one_does(folders, runs, tasks, tmp_path, mo
     assert done.stdout.startswith(render([one])), "the table, once"
 
 
+@pytest.mark.slow
 def test_the_papers_tasks_run_as_lm_eval_defines_them(runs, monkeypatch):
     """The data sets alone are replaced by a few rows of their form: no test uses the network."""
     import datasets

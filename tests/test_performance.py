@@ -102,6 +102,7 @@ def test_the_loss_in_chunks_has_the_loss_and_gradients_of_the_whole(dtype, toler
         torch.testing.assert_close(chunked(hidden, matrix, targets, 10 * 50), summed_cross_entropy(hidden, matrix, targets))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arm", ARMS)
 def test_one_graph_for_training_and_one_for_validation(arm):
     """No graph break, and nothing compiled again at later steps, with new weights or for a second batch."""
@@ -122,6 +123,7 @@ def test_one_graph_for_training_and_one_for_validation(arm):
     assert counters["stats"]["unique_graphs"] == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arm, use_compile", [("gpt", False), ("ngpt", False), ("ngpt", True)])
 def test_activations_computed_twice_change_no_gradient_and_take_less_memory(arm, use_compile):
     config, loss_of = make(arm)
@@ -175,6 +177,7 @@ def measured_peak(config, use_compile):
     return held_bytes(loss_of.model, optimizer) + allocated_peak(step)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arm", ARMS)
 @pytest.mark.parametrize(
     "use_compile, overrides",
@@ -247,6 +250,7 @@ def bench(*arguments, code=0):
     return done
 
 
+@pytest.mark.slow
 def test_the_benchmark_times_both_arms_side_by_side(tmp_path):
     out = tmp_path / "bench.json"
     done = bench(

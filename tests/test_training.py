@@ -18,6 +18,7 @@ def train(docs, folder, name, *overrides, **options):
     return folder / name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arm", ARMS)
 def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(arm, docs, tmp_path):
     """Under accumulation; the kill comes as SIGKILL after step 20, when the checkpoint of step 18 may be half written."""
@@ -34,6 +35,8 @@ def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(arm, docs, tmp_path
         assert metrics(whole, key) == metrics(parts, key) and len(metrics(whole, key)) >= 3
 
 
+@pytest.mark.slow
+@pytest.mark.distributed
 @pytest.mark.parametrize("arm", ARMS)
 def test_two_processes_see_the_same_windows_and_agree_with_one(arm, docs, tmp_path):
     one = train(docs, tmp_path, "one", f"model={arm}")
@@ -45,6 +48,8 @@ def test_two_processes_see_the_same_windows_and_agree_with_one(arm, docs, tmp_pa
     assert json.loads((two / "environment.json").read_text())["world_size"] == 2
 
 
+@pytest.mark.slow
+@pytest.mark.distributed
 def test_a_run_started_by_two_processes_is_continued_by_one(docs, tmp_path):
     one = train(docs, tmp_path, "one")
     two = train(docs, tmp_path, "two", "micro_batch_size=4", ranks=2)
@@ -65,6 +70,7 @@ def test_cadence_and_micro_batch_do_not_change_the_trajectory(docs, tmp_path):
     assert max(abs(x[s] / y[s] - 1) for s in x) < 1e-6
 
 
+@pytest.mark.slow
 def test_both_arms_and_seeds_see_what_they_should(docs, tmp_path):
     """Another seed is another order and another initialization; bf16 and bf16_weights train too."""
     losses = {seed: metrics(train(docs, tmp_path, f"seed{seed}", f"seed={seed}"), "train/loss") for seed in (1, 2)}
@@ -125,6 +131,7 @@ def test_divergence_stops_with_5_before_the_weights_are_harmed(docs, tmp_path):
     assert json.loads((tmp_path / "x/status.json").read_text())["state"] == "diverged"
 
 
+@pytest.mark.slow
 def test_wandb_offline_needs_no_account_and_keeps_its_run_over_a_restart(docs, tmp_path):
     options = ["wandb.mode=offline", "max_steps=12"]
     folder = train(docs, tmp_path, "x", *options)
@@ -136,6 +143,7 @@ def test_wandb_offline_needs_no_account_and_keeps_its_run_over_a_restart(docs, t
     assert {p.name.rsplit("-", 1)[1] for p in (folder / "wandb").glob("offline-run-*")} == {first}
 
 
+@pytest.mark.slow
 def test_compiled_equals_eager(docs, tmp_path):
     if os.system("which g++ > /dev/null"):
         pytest.skip("torch.compile on the CPU needs a C++ compiler")
