@@ -85,12 +85,12 @@ def tick_log_axis(axis, form) -> None:
 
 
 def tick_budgets(axes, budgets: list[int]) -> None:
+    """Label a log axis of tokens at the budgets themselves, if these are few."""
     axes.xaxis.set_minor_formatter(NullFormatter())
     if len(budgets) <= 7:
         axes.xaxis.set_major_locator(FixedLocator(budgets))
         axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: format_tokens(value)))
-    axes.set_xlim(budgets[0] / 1.3, budgets[-1] * 1.3)
 
 
 def add_legend(figure, axes, handles=None) -> None:
@@ -108,7 +108,9 @@ def literal(arm: str) -> str:
 
 def save_plot(figure, path: Path, title: str, caption: str) -> Plot:
     """Write a figure as PNG (white ground, for documents) and as SVG (for papers and the page), and close it."""
-    figure.savefig(path, metadata={"Software": None})
+    pixels = io.BytesIO()
+    figure.savefig(pixels, format="png", metadata={"Software": None})
+    write_atomically(path, pixels.getvalue())
     plot = Plot(path, title, caption, draw_svg(figure), describe_figure(figure), figure.get_figwidth() > 8)
     plt.close(figure)
     words = {"title": f"{title}: {plot.alt}", "desc": caption}

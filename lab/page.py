@@ -47,28 +47,3 @@ def keep_numbers_whole(text: str) -> Markup:
 def data_address(plot: Plot) -> str:
     """Return a picture's vectors as an address that holds the picture itself."""
     return "data:image/svg+xml;base64," + base64.b64encode(plot.svg.encode()).decode("ascii")
-
-
-def render_document(title: str, body: list, style: str = "") -> str:
-    """Return a page from ready-made pieces; `style` follows the common style sheet."""
-    pieces = [Markup(part) for part in body] + ([Markup(f"<style>{style}</style>")] if style else [])
-    return render_page("page.html", title=title, body=pieces)
-
-
-def _macro(name: str, *values: object) -> str:
-    return str(getattr(_environment().get_template("pieces.html").module, name)(*values))
-
-
-def render_plot(plot: Plot) -> str:
-    """Return a picture in vectors, with its caption."""
-    return _macro("picture", plot)
-
-
-def render_table(header: list[str], rows, kind: str = "") -> str:
-    """Return a table that scrolls by itself where the page is narrow; kind is a class of the style sheet."""
-    return _macro("table", header, rows, kind)
-
-
-def render_list(lines) -> str:
-    """Return a boxed list of lines."""
-    return _macro("notes", list(lines))

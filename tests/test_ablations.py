@@ -24,6 +24,7 @@ from engine.loss import NextTokenLoss
 from engine.models import MODELS, build_model, model_config
 from engine.session import train
 from engine.stability import max_norm_deviation, scale_means
+from lab.ablations.forest import draw_forest
 from lab.ablations.settings import PAPER
 from lab.ablations.table import AblationError, analyze_ablations
 from lab.ablations.write import render_markdown, render_text
@@ -574,6 +575,21 @@ def test_the_command_prints_and_writes(sweep, tmp_path):
     assert page == render_markdown(analyze_ablations(read_runs([*sweep, hostile])))
     assert "no such run folder" in error_line(script(tmp_path / "none", code=2))
     assert "cannot write" in error_line(script(*sweep, f"out={tmp_path}/note.txt", code=2))
+
+
+def test_the_bases_rate_is_chosen_over_shared_seeds(tmp_path):
+    losses = {1: 2.05, 2: 1.95, 3: 2.00}
+    folders = [ablation_run(tmp_path, "base", loss, seed) for seed, loss in losses.items()]
+    folders.append(ablation_run(tmp_path, "base", 1.99, 2, lr=2e-3))  # with seed 2 the other rate had 1.95
+    folders += [
+        ablation_run(tmp_path, "init", 1.03 * loss, seed, **{"model.sz_init": 8.0})
+        for seed, loss in ((1, 2.05), (2, 1.95), (3, 2.00))
+    ]
+    base, row = analyze_ablations(read_runs(folders), "base-0.001-seed1").tables[0].rows
+    assert base.learning_rate == 1e-3 and len(base.losses) == 3
+    assert row.delta_percent == pytest.approx(3.0) and row.paired_seeds == (1, 2, 3)
+    paths = draw_forest(analyze_ablations(read_runs(folders)), tmp_path)
+    assert paths[0].path.stat().st_size > 5000 and "<title>What each change" in (tmp_path / "ablations.svg").read_text()
 
 
 @pytest.mark.parametrize("width", ["wide", "0", "[1]"])

@@ -3,7 +3,7 @@
     python scripts/ablations.py runs/ablations_tiny/* [out=report/ablations]
 
     runs=runs/A,runs/B   the run folders, if they are not given without a key; files among them are passed over
-    out=null             folder to write ablations.json and ablations.md to; null: only print
+    out=null             folder to write ablations.json, ablations.md and a forest plot to; null: only print
     base=null            name of a run of the base; null: the setting that differs least from the others
 
 Exit codes: 0 printed, 2 the runs cannot be compared or cannot be read.
@@ -15,6 +15,7 @@ from typing import Optional
 
 from cli.arguments import PATH, Program
 from cli.composition import ConfigError
+from lab.words import printable
 
 
 @dataclass
@@ -33,6 +34,10 @@ def main(settings: Settings) -> None:
     try:
         ablations = analyze_ablations(read_runs([run for run in settings.runs if not Path(run).is_file()]), settings.base)
         written = write_ablations(ablations, Path(settings.out)) if settings.out else []
+        if written:
+            from lab.ablations.forest import draw_forest  # with it comes matplotlib
+
+            written += [plot.path for plot in draw_forest(ablations, Path(settings.out))]
     except (RunFolderError, AblationError) as error:
         raise ConfigError(printable(" ".join(str(error).split()))) from None
     except OSError as error:

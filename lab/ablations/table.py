@@ -25,6 +25,7 @@ from lab.ablations.settings import (
 )
 from lab.runs import Run, to_number
 from lab.speedup.comparable import find_differences, reason_left_out
+from lab.speedup.ladder import choose_best
 from runfolder.metrics import read_records
 
 
@@ -82,14 +83,14 @@ class Group:
     diverged: list[Run] = field(default_factory=list)
 
     def best(self) -> tuple[float | None, dict[int, Run]]:
-        """Return the best learning rate by mean loss, and its runs by seed; a rate that diverged only if none is left."""
+        """Return the best learning rate, as a ladder chooses it (over shared seeds), and its runs by seed."""
         by_rate: dict[float, dict[int, Run]] = {}
         for run in self.runs:
             by_rate.setdefault(run.learning_rate, {})[run.seed] = run
-        lost = {run.learning_rate for run in self.diverged}
         if not by_rate:
             return None, {}
-        rate = min(by_rate, key=lambda r: (r in lost, fmean(run.final.loss for run in by_rate[r].values())))
+        losses = {rate: {seed: [run.final.loss] for seed, run in runs.items()} for rate, runs in by_rate.items()}
+        rate = choose_best(losses, {run.learning_rate for run in self.diverged})
         return rate, by_rate[rate]
 
 

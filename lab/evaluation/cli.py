@@ -49,7 +49,7 @@ Perplexity at multiples of the training context, on the same tokens at every len
     max_tokens=1000000            of text, predicted once per run and length
     precision=null                bf16 | fp32; null: as trained
     device=auto                   auto | cpu | cuda
-    out=report/extrapolation      folder for extrapolation.json and extrapolation.png
+    out=report/extrapolation      folder for extrapolation.json, extrapolation.png and .svg
 
 A table on standard output. Works under torchrun.
 """

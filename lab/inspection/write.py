@@ -48,14 +48,15 @@ PICTURES = (
 
 
 def write_inspection(inspections: list[Inspection], out: str | Path) -> list[Path]:
-    """Write inspection.json, the PNG files and inspection.html under a folder, each replaced whole; return their paths."""
+    """Write inspection.json, each picture as PNG and SVG, and inspection.html under a folder; return their paths."""
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out, prefix=".writing-") as folder:
         drawn = draw_inspection(inspections, Path(folder))
         page = Path(folder) / "inspection.html"
         page.write_text(render_inspection(inspections, drawn), encoding="utf-8", errors="backslashreplace")
-        written = [out / path.name for path in (page, *(plot.path for plot in drawn))]
+        pictures = [plot.path.with_suffix(suffix) for suffix in (".png", ".svg") for plot in drawn]
+        written = [out / path.name for path in (page, *pictures)]
         for path in written:
             os.replace(Path(folder) / path.name, path)
     write_json_atomically(out / "inspection.json", to_mapping(inspections, [plot.path.name for plot in drawn]))

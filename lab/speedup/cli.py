@@ -27,7 +27,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Optional
 
-from cli.arguments import Program
+from cli.arguments import PATH, Program
 from cli.composition import ConfigError
 from lab.words import printable
 
@@ -36,13 +36,13 @@ TITLE = "<title>Speedup report</title>"  # what a page that this program wrote h
 
 @dataclass
 class Settings:
-    runs: list[str]
-    out: Optional[str] = None
+    runs: list[str] = field(metadata=PATH)
+    out: Optional[str] = field(default=None, metadata=PATH)
     baseline: Optional[str] = None
     across: list[str] = field(default_factory=list)
     decompose: bool = False
     untuned_rate: Optional[float] = None
-    beside: list[str] = field(default_factory=list)
+    beside: list[str] = field(default_factory=list, metadata=PATH)
 
 
 def main(settings: Settings) -> None:

@@ -67,8 +67,10 @@ class Difference:
 
 
 def read_field(run: Run, source: str, key: str):
-    """Return a field of a run; a group (precision, device) is compared as a whole."""
+    """Return a field of a run, a newer key's default; a group (precision, device) is compared as a whole."""
     value = lookup(getattr(run, source), key)
+    if value is None and source == "config":
+        value = DEFAULTS.get(key)
     if isinstance(value, dict):
         value = ", ".join(f"{name}={item}" for name, item in sorted(flatten(value).items()))
     return value

@@ -8,7 +8,7 @@ from typing import Any
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter
 
-from lab.figures import STYLE, Look, Plot, add_legend, find_looks, literal, plt, save_plot, tick_log_axis
+from lab.figures import STYLE, Look, Plot, add_legend, find_looks, literal, plt, save_plot, tick_budgets, tick_log_axis
 from lab.runs import lookup, to_number
 from lab.speedup.published import PublishedSeries, find_series, read_published
 from lab.speedup.report import Section
@@ -24,7 +24,10 @@ def draw_loss_by_tokens(section: Section, out: Path) -> list[Plot]:
     """Draw validation loss against training tokens, in front of published results of the very same setting."""
     series = find_series(section.runs)
     figure, axes = _draw_ladders(section, "tokens", 1.0, series)
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: format_tokens(value)))
+    if series:
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: format_tokens(value)))
+    else:
+        tick_budgets(axes, sorted({point.tokens for ladder in section.ladders.values() for point in ladder.points}))
     axes.set_xlabel("training tokens")
     factor = _find_bits_per_nat(section)
     if factor:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from lab.figures import Plot, add_legend, find_looks, literal, plt, save_plot
+from lab.figures import Plot, add_legend, find_looks, literal, plt, save_plot, tick_log_axis
 from lab.runs import Run
 from lab.speedup.ladder import BudgetPoint
 from lab.speedup.loss_plots import choose_loss_range
@@ -82,6 +82,7 @@ def draw_training(section: Section, out: Path) -> list[Plot]:
         axes.set_ylabel(words)
         if attribute == "grad_norm" and values and min(values) > 0 and max(values) > 10 * min(values):
             axes.set_yscale("log")
+            tick_log_axis(axes.yaxis, lambda value: f"{value:g}")
         elif attribute == "learning_rate":
             axes.yaxis.set_major_locator(MaxNLocator(5))
             axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: format_rate(value)))

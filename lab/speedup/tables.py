@@ -43,7 +43,7 @@ def list_facts(section: Section) -> list[tuple[str, str]]:
     runs = section.runs
     layers, width, heads = section.shape
     parameters = {count for run in runs if isinstance(count := lookup(run.environment, "parameters.total"), int)}
-    counted = " to ".join(_short(count) for count in sorted({min(parameters), max(parameters)})) if parameters else "?"
+    counted = " to ".join(dict.fromkeys(map(_short, (min(parameters), max(parameters))))) if parameters else "?"
     facts = [
         ("models", f"{section.size}, {counted} parameters: {layers} layers, width {width}, {heads} heads"),
         ("context", f"{section.context} tokens"),
@@ -65,7 +65,7 @@ def _name_device(run: Run) -> str:
     device, count = lookup(run.environment, "device"), run.environment.get("world_size") or 1
     if not isinstance(device, dict):
         return "unknown"
-    threads = f", {device['threads']} threads" if device.get("threads") else ""
+    threads = f", {device['threads']} thread(s)" if device.get("threads") else ""
     return f"{count} x {device.get('name') or device.get('type')} ({device.get('type')}{threads})"
 
 
