@@ -9,7 +9,7 @@
     across=null           settings of which each value becomes an arm of its own: precision, or a dotted key such as warmup_steps
     decompose=false       split arms by precision and take the speedup apart: learning rate, bf16-stored matrices, QK-norm, the rest
     untuned_rate=null     with decompose=true, the untuned baseline's learning rate; null: of those run, the nearest to nGPT's best
-    beside=null           folders of other results (report/extrapolation, report/inspection), whose pictures the page shows as well
+    beside=null           other results for the page: folders (report/extrapolation, report/inspection) and text files
 
 Writes report.html, speedup.json, ladder.csv and each picture as PNG and SVG; docs/method.md says what the numbers are.
 Exit codes: 0 compared, 2 the runs cannot be compared or cannot be read.
@@ -58,6 +58,9 @@ def main(settings: Settings) -> None:
         report = build_report(runs, settings.baseline, tuple(settings.across), settings.decompose, settings.untuned_rate)
     except (RunFolderError, IncomparableError) as error:
         raise ConfigError("\n".join(map(printable, str(error).splitlines()))) from None
+    for place in settings.beside:
+        if not Path(place).exists():
+            raise ConfigError(f"beside={place}: no such file or folder")
     from lab.speedup.record import Made  # drawing loads matplotlib, and a refusal should come at once
     from lab.speedup.text import render_text
     from lab.speedup.write import write_report

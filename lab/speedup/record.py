@@ -16,7 +16,7 @@ FORMAT = 2
 
 @dataclass(frozen=True)
 class Made:
-    """How and when a report was made; `beside` are folders of other results that its page shows."""
+    """How and when a report was made; `beside` are folders and text files of other results that its page shows."""
 
     command: str = ""
     date: str = ""

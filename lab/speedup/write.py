@@ -29,7 +29,7 @@ from lab.speedup.tables import (
     list_speedups,
     list_summary,
 )
-from lab.words import display_arm, format_optional, format_rate, format_seconds, format_tokens
+from lab.words import display_arm, format_optional, format_rate, format_seconds, format_tokens, printable
 from runfolder.files import write_atomically
 
 
@@ -65,7 +65,6 @@ def render_report(
         folder: where the page will lie, for its links to the configurations of the runs; None makes no links.
     """
     made = made or Made()
-    beside = [(place.name, read_plots(place), _link_documents(place, folder)) for place in made.beside]
     return render_page(
         "speedup/report.html",
         title="Speedup report",
@@ -91,7 +90,7 @@ def render_report(
             }
             for section, part in zip(report.sections, plots or [[] for _ in report.sections], strict=True)
         ],
-        beside=beside,
+        beside=[_lay_out_beside(place, folder) for place in made.beside],
     )
 
 
@@ -150,10 +149,14 @@ def _link(file: Path, text: str, folder: Path | None) -> str | Link:
         return text
 
 
-def _link_documents(place: Path, folder: Path | None) -> list[str | Link]:
-    """Return links to the pages and tables of a folder of results."""
+def _lay_out_beside(place: Path, folder: Path | None) -> dict:
+    """Return what the page shows of other results: the pictures and documents of a folder, or the text of a file."""
+    if place.is_file():
+        lines = place.read_text(encoding="utf-8", errors="replace").splitlines()
+        return {"name": place.stem, "plots": [], "links": [], "text": "\n".join(map(printable, lines))}
     files = sorted(file for file in place.iterdir() if file.suffix in (".html", ".md", ".json", ".csv"))
-    return [_link(file, file.name, folder) for file in files]
+    links = [_link(file, file.name, folder) for file in files]
+    return {"name": place.name, "plots": read_plots(place), "links": links, "text": ""}
 
 
 def render_ladders(report: Report) -> str:
