@@ -59,7 +59,8 @@ show $report/inspection/output.txt python scripts/inspect_weights.py "${pair[@]}
 echo "--- a sample of each"
 show $report/samples.txt python sample.py "${pair[@]}" prompt='Return the ' max_new_tokens=200 temperature=0.7
 echo "--- the comparison"
-show $report/output.txt python scripts/compare.py runs/quickstart/*gpt-* out=$report
+show $report/output.txt python scripts/compare.py runs/quickstart/*gpt-* out=$report \
+  beside=$report/extrapolation,$report/inspection,$report/samples.txt
 echo "--- done: open $report/report.html"
 
 if [ "${1:-}" = careless ]; then
