@@ -1,5 +1,6 @@
 """Numbers that were wrong once: each situation has a known answer, and the report must give it or say why not."""
 
+import csv
 import math
 import os
 
@@ -7,13 +8,17 @@ import numpy as np
 import pytest
 from synthetic_runs import TOKENS_PER_STEP, final_loss, make_ladders, make_losses, make_run
 
-from lab.runs import read_runs
+from cli.composition import ConfigError
+from lab.runs import RunFolderError, find_runs, read_runs
+from lab.speedup.cli import Settings, choose_folder, refuse_foreign
 from lab.speedup.comparable import reason_left_out
 from lab.speedup.ladder import Endpoint, build_ladder, choose_best
+from lab.speedup.record import Made
 from lab.speedup.report import analyze_runs, build_report
 from lab.speedup.sentences import CANNOT_BE_TOLD
 from lab.speedup.speedup import compare_ladders
 from lab.speedup.text import render_section
+from lab.speedup.write import write_report
 
 
 def list_endpoints(losses, step_seconds=None):
@@ -227,8 +232,6 @@ def test_an_ablation_sweep_is_not_merged_into_one_arm(tmp_path):
 
 
 def test_runs_are_found_one_level_down_and_what_is_none_is_noted(tmp_path, monkeypatch):
-    from lab.runs import RunFolderError, find_runs
-
     monkeypatch.chdir(tmp_path)
     make_run(tmp_path / "runs", "alone")
     make_run(tmp_path / "runs/sweep", "a")
@@ -244,3 +247,48 @@ def test_runs_are_found_one_level_down_and_what_is_none_is_noted(tmp_path, monke
         find_runs([tmp_path / "none"])
     with pytest.raises(RunFolderError, match="no run to compare"):
         find_runs([tmp_path / "runs/empty"])
+
+
+def test_one_comparison_does_not_overwrite_another(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    a, b, c = (make_run(tmp_path / "runs/tiny", name) for name in "abc")
+    other = [make_run(tmp_path / "elsewhere/tiny", name) for name in "xyz"]
+
+    def folder(runs, **settings):
+        return choose_folder(Settings(runs=list(map(str, runs)), **settings), runs).as_posix()
+
+    assert folder([a, b, c]) == "report/tiny" and folder([a, b]) == "report/a-vs-b"
+    assert folder([a, b, c], decompose=True) == "report/tiny-parts"
+    assert folder([a, b, c], across=["precision"], baseline="gpt bf16") == "report/tiny-precision-gpt_bf16"
+    write_report(build_report(read_runs([a, b, c])), "report/tiny")
+    assert folder([a, b, c]) == "report/tiny" and folder(other) == "report/tiny-2"
+    d = make_run(tmp_path / "runs/tiny", "d")
+    assert folder([a, b, c, d]) == "report/tiny" and folder([a, b, c]) == "report/a-vs-b-vs-c"
+
+
+def test_a_page_that_is_not_ours_is_not_replaced(tmp_path):
+    (tmp_path / "report.html").write_text("<title>My thesis</title>")
+    with pytest.raises(ConfigError, match="was not written by compare.py"):
+        refuse_foreign(tmp_path)
+    write_report(build_report(read_runs([make_run(tmp_path / "runs", "a")])), tmp_path / "ours")
+    refuse_foreign(tmp_path / "ours")
+
+
+def test_the_ladder_is_a_table_for_other_programs(tmp_path):
+    write_report(build_report(read_runs(make_ladders(tmp_path / "runs", 1.5, seeds=(0, 1), noise=0.003))), tmp_path)
+    with open(tmp_path / "ladder.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 8 and {row["model"] for row in rows} == {"gpt", "ngpt"}
+    assert float(rows[0]["loss"]) == pytest.approx(final_loss(409600), abs=0.02) and rows[0]["seeds"] == "2"
+    assert {path.stem for path in tmp_path.glob("*.png")} == {path.stem for path in tmp_path.glob("*.svg")}
+
+
+def test_a_page_shows_other_results(tmp_path):
+    runs = make_ladders(tmp_path / "runs", 1.5, budgets=(100, 200))
+    write_report(build_report(read_runs(runs)), tmp_path / "first")
+    (tmp_path / "samples.txt").write_text("gpt: <b>\x1b[31m")
+    made = Made("python scripts/compare.py", "2026-01-01", (tmp_path / "first", tmp_path / "samples.txt"))
+    write_report(build_report(read_runs(runs)), tmp_path / "second", made)
+    page = (tmp_path / "second" / "report.html").read_text()
+    assert page.count("<img") == 2 * (tmp_path / "first" / "report.html").read_text().count("<img")
+    assert "gpt: &lt;b&gt;?[31m" in page and 'href="../first/report.html"' in page and "2026-01-01" in page

@@ -30,6 +30,7 @@ from typing import Optional
 from cli.arguments import PATH, Program
 from cli.composition import ConfigError
 from lab.words import printable
+from runfolder.layout import is_run_folder
 
 TITLE = "<title>Speedup report</title>"  # what a page that this program wrote has in its head
 
@@ -96,13 +97,14 @@ def describe_command(settings: Settings) -> str:
 
 
 def choose_folder(settings: Settings, folders: Sequence[Path]) -> Path:
-    """Return report/<name> for runs: the folder that they all lie in, or their own names, and what the settings change.
+    """Return report/<name> for runs: the folder of which they are all, or their own names, and what the settings change.
 
     The report of other runs that bears this name is not overwritten: the next free number follows.
     """
-    parents = {folder.resolve().parent.name for folder in folders}
-    names = [folder.resolve().name for folder in folders]
-    name = next(iter(parents)) if len(parents) == 1 and len(names) > 2 else "-vs-".join(names)
+    runs = [folder.resolve() for folder in folders]
+    parents, names = {run.parent for run in runs}, [run.name for run in runs]
+    everything = {path for parent in parents for path in parent.iterdir() if is_run_folder(path)}
+    name = runs[0].parent.name if len(parents) == 1 and len(runs) > 2 and set(runs) >= everything else "-vs-".join(names)
     if len(name) > 80:
         name = f"{len(names)}-runs-{hashlib.sha256(name.encode(errors='replace')).hexdigest()[:8]}"
     changes = [*(["parts"] if settings.decompose else []), *settings.across, *([settings.baseline] if settings.baseline else [])]
@@ -110,7 +112,7 @@ def choose_folder(settings: Settings, folders: Sequence[Path]) -> Path:
     name = re.sub(r"[^\w.+-]+", "_", "-".join([name, *changes]))
     ours = {os.path.realpath(folder) for folder in folders}
     numbered = (Path("report") / (name if number == 1 else f"{name}-{number}") for number in range(1, 10_000))
-    return next(out for out in numbered if not out.exists() or _list_runs(out) & ours)
+    return next(out for out in numbered if not out.exists() or set() < _list_runs(out) <= ours)
 
 
 def _list_runs(out: Path) -> set[str]:
