@@ -29,7 +29,6 @@ def main(settings: Settings) -> None:
     from lab.ablations.table import AblationError, analyze_ablations
     from lab.ablations.write import render_text, write_ablations
     from lab.runs import RunFolderError, read_runs
-    from lab.words import printable
 
     try:
         ablations = analyze_ablations(read_runs([run for run in settings.runs if not Path(run).is_file()]), settings.base)
