@@ -53,6 +53,12 @@ def planned_world_size() -> int:
     return to_count(text)
 
 
+def planned_ranks_per_node() -> int:
+    """Return LOCAL_WORLD_SIZE, how many processes of the launch share this machine; all of them where nothing says so."""
+    here = to_count(os.environ.get("LOCAL_WORLD_SIZE", ""))
+    return here if here > 0 else planned_world_size()
+
+
 def is_silent() -> bool:
     """Return whether another process of this launch, rank 0, prints for this one as well."""
     try:

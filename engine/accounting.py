@@ -1,5 +1,6 @@
 """Counting: parameters, floating-point operations, and what a run will cost before it starts."""
 
+import re
 from typing import Any
 
 import torch
@@ -7,28 +8,41 @@ from torch import nn
 
 from engine.config import Config
 
-# Dense bf16 tensor-core peaks in FLOP/s from the vendors' datasheets (no sparsity), by a part of the device's name.
-# The first that fits is taken, so the longer names come first.
-BF16_PEAKS = {
+# Dense bf16 tensor-core peaks in FLOP/s with fp32 sums, from the vendors' datasheets (no sparsity), by a part of the device's
+# name in whole words. The first that fits is taken, so the longer names come first; None is a card whose peak we do not know.
+BF16_PEAKS: dict[str, float | None] = {
+    "GB300": 2.5e15,
+    "B300": 2.25e15,
     "GB200": 2.5e15,
     "B200": 2.25e15,
     "GH200": 989e12,
+    "H200 NVL": 836e12,
     "H200": 989e12,
     "H100 PCIe": 756e12,
     "H100 NVL": 835e12,
     "H100": 989e12,
+    "H800 PCIe": 756e12,
+    "H800": 989e12,
     "H20": 148e12,
     "A100": 312e12,
     "A800": 312e12,
+    "A40": 150e12,
+    "A30": 165e12,
     "L40S": 362e12,
     "L40": 181e12,
     "L4": 121e12,
     "A10G": 70e12,
     "A10": 125e12,
-    "RTX 4090": 165e12,
-    "RTX 3090": 71e12,
+    "RTX 6000 Ada": 364e12,
+    "RTX A6000": 155e12,
+    "RTX 5090 D": None,
     "RTX 5090": 210e12,
+    "RTX 4090 D": None,
+    "RTX 4090": 165e12,
+    "RTX 3090 Ti": 80e12,
+    "RTX 3090": 71e12,
 }
+NOT_THE_CARD = ("MIG", "Laptop", "Max-Q")  # a slice of a card or a slower one, under the whole card's name
 
 
 def count_parameters(model: nn.Module) -> dict[str, int]:
@@ -56,8 +70,14 @@ def peak_flops(device: torch.device, precision_matmul: str) -> float | None:
     """
     if device.type != "cuda" or precision_matmul == "float32":
         return None
-    name = torch.cuda.get_device_name(device)
-    return next((peak for part, peak in BF16_PEAKS.items() if part in name), None)
+    return peak_of(torch.cuda.get_device_name(device))
+
+
+def peak_of(name: str) -> float | None:
+    """Return the dense bf16 peak in FLOP/s of a card by the name that its driver gives, None where it is not known."""
+    if any(word in name for word in NOT_THE_CARD):
+        return None
+    return next((peak for part, peak in BF16_PEAKS.items() if re.search(rf"\b{part}\b", name)), None)
 
 
 def describe_run(config: Config, model: nn.Module, world_size: int, train_tokens: int | None) -> dict[str, Any]:

@@ -31,7 +31,8 @@ ONE_OF = {
     "wandb.mode": ("disabled", "offline", "online"),
     "verify_data": ("fast", "full"),
     "on_nonfinite": ("stop", "skip", "rollback"),
-    "parallel": ("ddp", "fsdp"),
+    "parallel": ("ddp", "fsdp", "hsdp"),
+    "attention": ("auto", "cudnn", "flash", "math"),
     "schedule": ("cosine", "wsd"),
     "decay": ("linear", "sqrt"),
     "update": ("adamw", "muon", "adamh"),
@@ -102,9 +103,9 @@ def check_combinations(config: Config) -> None:
         raise ConfigError(f"branch_from needs schedule=wsd: with schedule={config.schedule} every step depends on max_steps")
     if config.update == "muon" and config.parallel != "ddp":
         raise ConfigError(f"update=muon needs each matrix whole; parallel={config.parallel} shards them: take parallel=ddp")
-    if config.parallel == "fsdp" and config.precision.matrices != "float32":
+    if config.is_sharded and config.precision.matrices != "float32":
         raise ConfigError(
-            f"parallel=fsdp gathers a block's weights in one type; precision={config.precision.name} "
+            f"parallel={config.parallel} gathers a block's weights in one type; precision={config.precision.name} "
             "stores them in two: take bf16 or fp32"
         )
     if config.min_learning_rate > config.learning_rate:

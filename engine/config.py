@@ -111,7 +111,13 @@ class Config:
     base: BaseConfig = field(default_factory=BaseConfig)
     branch_from: Optional[str] = field(default=None, metadata={**neutral, "is_path": True})  # wsd: a longer run, the trunk
     keep_steps: list[int] = field(default_factory=list, metadata=neutral)  # checkpoints of these steps are made and kept
-    parallel: str = field(default="ddp", metadata=neutral)  # ddp | fsdp: the whole model on every rank, or a part of it on each
+    parallel: str = field(default="ddp", metadata=neutral)  # ddp | fsdp | hsdp: the whole model on every rank, or a part of it
+    attention: str = field(default="auto", metadata=neutral)  # auto | cudnn | flash | math: the kernel
+
+    @property
+    def is_sharded(self) -> bool:
+        """Return whether parallel= asks for a part of the model on each of several ranks."""
+        return self.parallel in ("fsdp", "hsdp")
 
     @property
     def tokens_per_step(self) -> int:

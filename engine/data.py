@@ -77,14 +77,18 @@ class BatchShape:
         return batch * self.global_batch_size + (micro_step * self.world_size + self.rank) * self.micro_batch_size
 
 
-def micro_batches(windows: TrainingWindows, shape: BatchShape, first_batch: int, last_batch: int) -> Iterator[Tensor]:
-    """Yield this rank's micro batches (micro_batch_size, T+1) of first_batch ... last_batch - 1, read one ahead by a thread."""
+def micro_batches(
+    windows: TrainingWindows, shape: BatchShape, first_batch: int, last_batch: int, pin_memory: bool = False
+) -> Iterator[Tensor]:
+    """Yield this rank's micro batches (micro_batch_size, T+1) of first_batch ... last_batch - 1, read one ahead by a thread.
+
+    Pinned memory lets the copy to a GPU run beside the computation; to pin anything opens CUDA, so a run on the CPU does not.
+    """
     starts = (shape.first_sample(batch, m) for batch in range(first_batch, last_batch) for m in range(shape.micro_steps))
-    pin = torch.cuda.is_available()  # pinned memory lets the copy to the GPU run beside the computation
 
     def load(start: int) -> Tensor:
         batch = windows.read(start, shape.micro_batch_size)
-        return batch.pin_memory() if pin else batch
+        return batch.pin_memory() if pin_memory else batch
 
     with ThreadPoolExecutor(1, thread_name_prefix="loader") as thread:
         pending = None

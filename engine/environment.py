@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from engine.accounting import count_parameters, flops_per_token
+from engine.attention import attention_kernel
 from engine.config import Config
 from engine.distributed import Ranks
 from engine.run_data import RunData
@@ -25,6 +26,7 @@ def describe_environment(config: Config, ranks: Ranks, data: RunData, model: tor
         },
         "commit": current_commit(),
         "world_size": ranks.world_size,
+        "attention": attention_kernel(config, ranks.device),
         "device": {"type": ranks.device.type, "name": name, "threads": torch.get_num_threads()},
         "slurm_job_id": os.environ.get("SLURM_JOB_ID"),
         "parameters": count_parameters(model),

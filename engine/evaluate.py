@@ -76,6 +76,8 @@ def evaluate(
     for batch in validation.batches(batch_size, ranks.rank, ranks.world_size):
         if should_stop and ranks.any(should_stop()):
             return None
+        if ranks.device.type == "cuda":
+            batch = batch.pin_memory()  # so that the copy does not wait for the batch before
         with autocast:
             nats += loss_of(batch.to(ranks.device, non_blocking=True)).double()
     nats = ranks.all_reduce_sum(nats).item()

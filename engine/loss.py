@@ -1,5 +1,6 @@
 """Next-token cross entropy, one implementation for both models, that never holds the logits of many tokens at once."""
 
+import math
 from typing import Any
 
 import torch
@@ -17,9 +18,22 @@ def summed_cross_entropy(hidden: Tensor, unembedding: Tensor, targets: Tensor) -
     return F.cross_entropy(logits, targets, ignore_index=IGNORED, reduction="sum")
 
 
+def tokens_in_a_chunk(tokens: int, vocab_size: int, max_logits: int = MAX_LOGITS) -> int:
+    """Return how many tokens' logits the loss computes at once: all, or an even share of them in as few chunks as possible.
+
+    A share is a multiple of 128 where max_logits allows, the tile of a GPU's matrix products.
+    """
+    most = max(1, max_logits // vocab_size)
+    if tokens <= most:
+        return tokens
+    tile = 128 if most >= 128 else 1
+    chunks = math.ceil(tokens / (most // tile * tile))
+    return math.ceil(tokens / chunks / tile) * tile
+
+
 def chunked_cross_entropy(hidden: Tensor, unembedding: Tensor, targets: Tensor, max_logits: int = MAX_LOGITS) -> Tensor:
     """Return summed_cross_entropy with at most max_logits logits in memory."""
-    tokens_per_chunk = max(1, max_logits // unembedding.shape[0])
+    tokens_per_chunk = tokens_in_a_chunk(hidden.shape[0], unembedding.shape[0], max_logits)
     if hidden.shape[0] <= tokens_per_chunk:
         return summed_cross_entropy(hidden, unembedding, targets)
     if torch.is_grad_enabled():
@@ -64,7 +78,7 @@ class ChunkedCrossEntropy(torch.autograd.Function):
 
 
 class NextTokenLoss(nn.Module):
-    """A model and its loss as one module: what is compiled and wrapped by DDP."""
+    """A model and its loss as one module: what DDP and FSDP wrap."""
 
     def __init__(self, model: nn.Module):
         super().__init__()
@@ -76,5 +90,8 @@ class NextTokenLoss(nn.Module):
         A negative id is padding: it neither is predicted nor, as input, matters to what is.
         """
         inputs, targets = windows[:, :-1], windows[:, 1:]
-        hidden = self.model(inputs.clamp(min=0))
+        return self.loss_of_hidden(self.model(inputs.clamp(min=0)), targets)
+
+    def loss_of_hidden(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        """Return the summed loss of final hidden states (B, T, C) that predict targets (B, T)."""
         return chunked_cross_entropy(hidden.flatten(0, 1), self.model.unembedding(), targets.flatten())

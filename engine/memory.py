@@ -8,8 +8,9 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.checkpoint import checkpoint
 
+from cli.launcher import planned_ranks_per_node
 from engine.config import Config
-from engine.loss import MAX_LOGITS
+from engine.loss import tokens_in_a_chunk
 from engine.models import build_model
 
 GIB = 2**30
@@ -22,9 +23,10 @@ def recompute(blocks: nn.ModuleList, count: int) -> None:
     """Let the first `count` blocks keep only their input, and compute the rest again in the backward pass.
 
     The block's own forward is replaced, so the names of its parameters stay (activation checkpointing, arXiv 1604.06174).
+    A compiled forward stays compiled, and is the one that the other blocks use.
     """
-    for block in blocks[:count]:
-        block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+    for block in blocks[:count]:  # nothing in a block is random, so no generator's state need be kept
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False)
 
 
 def saved_bytes(node: dict[str, Any], config: Config, n_layer: int) -> int:
@@ -59,8 +61,10 @@ def estimate_memory(config: Config, model: nn.Module, world_size: int, use_compi
     node = config.model
     bytes_of = {p: p.element_size() for p in model.parameters()}
     weights = sum(p.numel() * size for p, size in bytes_of.items())
-    is_sharded = config.parallel == "fsdp" and world_size > 1
+    is_sharded = config.is_sharded and world_size > 1
     shards = world_size if is_sharded else 1
+    if config.parallel == "hsdp":
+        shards = min(world_size, planned_ranks_per_node())
     accumulates = config.global_batch_size > config.micro_batch_size * world_size
     # DDP's buckets stay; gradients that do not meet yet are whole, also where the weights are sharded.
     gradients = weights if accumulates or world_size > 1 and not is_sharded else 0
@@ -71,13 +75,16 @@ def estimate_memory(config: Config, model: nn.Module, world_size: int, use_compi
     layer = two - one - (RECOMPUTED_WHEN_COMPILED * tokens * C if use_compile else 0)
     ends = one - (two - one)
     kept_layers, again = node["n_layer"] - config.recompute_layers, config.recompute_layers
-    activations = ends + kept_layers * layer + again * 4 * tokens * C + (layer if again else 0)
+    # A block that is computed again is whole for a while: after the kept ones have been through their backward pass, which
+    # comes first, for the first blocks are the recomputed ones.
+    activations = ends + max(kept_layers, 1 if again else 0) * layer + again * 4 * tokens * C
 
     # The backward pass begins at the logits, when all activations are there: beside them the logits of a chunk and, if they
     # are chunks, their gradient. Not compiled, there are fp32 copies of them for softmax and its gradient.
-    is_chunked = tokens * V > MAX_LOGITS
+    chunk = tokens_in_a_chunk(tokens, V)
+    is_chunked = chunk < tokens
     copies = (2 * product if is_chunked else product + 0.5) if use_compile else (16 if is_chunked else 12)
-    logits = min(tokens * V, max(MAX_LOGITS, V)) * copies
+    logits = chunk * V * copies
     if is_chunked:
         logits += 4 * V * C  # the gradient of the output matrix, which waits for the backward pass
     gathered = 0 if not is_sharded else 2 * weights // node["n_layer"] + 2 * 4 * V * C

@@ -274,4 +274,5 @@ class Trainer:
     def read_batches(self) -> Iterator[Tensor]:
         """Yield this rank's micro batches from the present step on."""
         skipped = self.state.skipped_batches
-        return micro_batches(self.windows, self.shape, self.state.step + skipped, self.config.max_steps + skipped)
+        pin_memory = self.ranks.device.type == "cuda"
+        return micro_batches(self.windows, self.shape, self.state.step + skipped, self.config.max_steps + skipped, pin_memory)

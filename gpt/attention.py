@@ -3,8 +3,12 @@
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from gpt.cache import LayerCache
+
+# cuDNN plans anew for every length of the keys, tens of milliseconds each; with a cache each token brings a new length.
+WITHOUT_PLANS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 
 def causal_attention(q: Tensor, k: Tensor, v: Tensor, scale: float, cache: LayerCache | None = None) -> Tensor:
@@ -23,4 +27,5 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor, scale: float, cache: Layer
         return F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale).transpose(1, 2)
     new = q.shape[2]  # a single one sees every position, and no mask is the fastest
     mask = torch.ones(new, past + new, dtype=torch.bool, device=q.device).tril(past) if new > 1 else None
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale).transpose(1, 2)
+    with sdpa_kernel(WITHOUT_PLANS):
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale).transpose(1, 2)

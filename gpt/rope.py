@@ -11,6 +11,8 @@ class RotaryTable(nn.Module):
     position * base^(-2i/head_dim).
     """
 
+    table: Tensor
+
     def __init__(self, head_dim: int, sequence_length: int, base: float):
         super().__init__()
         self.head_dim, self.base = head_dim, base
@@ -24,10 +26,11 @@ class RotaryTable(nn.Module):
         return torch.stack((angle.cos(), angle.sin())).float()
 
     def forward(self, length: int, start: int = 0) -> Tensor:
-        """Return the table (2, length, 1, head_dim) of positions from start on; beyond the trained it is computed anew."""
+        """Return the table (2, length, 1, head_dim) of positions from start on; for more than the trained it grows, once."""
         end = start + length
-        table = self.table if end <= self.table.shape[1] else self._compute(end).to(self.table)
-        return table[:, start:end, None]
+        if end > self.table.shape[1]:
+            self.table = self._compute(end).to(self.table)
+        return self.table[:, start:end, None]
 
 
 def apply_rotary(x: Tensor, table: Tensor) -> Tensor:

@@ -58,10 +58,12 @@ def run_nanogpt(paths: list[str], out: str) -> None:
 def run_tiktoken(paths: list[str], out: str) -> None:
     """Only encode, on one thread per core, and throw the tokens away: no recipe that builds lists can be faster."""
     import pyarrow.parquet
+    import tiktoken
 
     from corpus.tokenizer import make_tokenizer
 
     encoding = make_tokenizer("gpt2")
+    assert isinstance(encoding, tiktoken.Encoding)
     texts = [text for path in paths for text in pyarrow.parquet.read_table(path, columns=["text"]).column(0).to_pylist()]
     started = time.perf_counter()
     for start in range(0, len(texts), 4096):
@@ -106,9 +108,10 @@ def family(pid: int) -> list[int]:
 
 def proportional_kib(pid: int) -> int:
     try:
-        return int(re.search(r"^Pss:\s+(\d+)", Path(f"/proc/{pid}/smaps_rollup").read_text(), re.M)[1])
-    except (OSError, TypeError):
+        found = re.search(r"^Pss:\s+(\d+)", Path(f"/proc/{pid}/smaps_rollup").read_text(), re.M)
+    except OSError:
         return 0
+    return int(found[1]) if found else 0
 
 
 def main() -> None:

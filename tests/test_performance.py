@@ -14,6 +14,7 @@ from engine.loss import MAX_LOGITS, NextTokenLoss, chunked_cross_entropy, summed
 from engine.memory import estimate_memory, recompute
 from engine.models import build_model
 from engine.optimization import build_optimizer
+from engine.parallel import compile_parts
 from engine.precision import autocast, use_float8
 from lab.benchmark.arms import held_bytes
 from lab.benchmark.measure import allocated_peak
@@ -104,13 +105,13 @@ def test_the_loss_in_chunks_has_the_loss_and_gradients_of_the_whole(dtype, toler
 
 @pytest.mark.slow
 @pytest.mark.parametrize("arm", ARMS)
-def test_one_graph_for_training_and_one_for_validation(arm):
-    """No graph break, and nothing compiled again at later steps, with new weights or for a second batch."""
+def test_one_graph_of_a_block_and_one_of_the_loss_for_training_and_for_validation(arm):
+    """No graph break, and nothing compiled again: not for the second block, new weights, or another batch."""
     config, loss_of = make(arm)
     optimizer = build_optimizer(loss_of.model, config)
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
-    loss_of.compile(dynamic=False)
+    compile_parts(loss_of)
     for step in range(3):
         for micro_step in range(2):
             gradients(loss_of, windows(config, seed=10 * step + micro_step))
@@ -120,7 +121,7 @@ def test_one_graph_for_training_and_one_for_validation(arm):
             loss_of(windows(config, seed=99))
     counters = torch._dynamo.utils.counters
     assert not counters["graph_break"]
-    assert counters["stats"]["unique_graphs"] == 2
+    assert counters["stats"]["unique_graphs"] == 4
 
 
 @pytest.mark.slow
@@ -139,10 +140,10 @@ def test_activations_computed_twice_change_no_gradient_and_take_less_memory(arm,
         return sum(sizes.values())
 
     before = kept()
-    recompute(loss_of.model.blocks, 2)
     if use_compile:
         torch._dynamo.reset()
-        loss_of.compile(dynamic=False)
+        compile_parts(loss_of)
+    recompute(loss_of.model.blocks, 2)
     assert list(dict(loss_of.named_parameters())) == names
     again, found = gradients(loss_of, windows(config))
     for name in names:
@@ -156,10 +157,10 @@ def measured_peak(config, use_compile):
     torch.manual_seed(0)
     loss_of = NextTokenLoss(build_model(config.model))
     optimizer = build_optimizer(loss_of.model, config)
-    recompute(loss_of.model.blocks, config.recompute_layers)
     if use_compile:
         torch._dynamo.reset()
-        loss_of.compile(dynamic=False)
+        compile_parts(loss_of)
+    recompute(loss_of.model.blocks, config.recompute_layers)
     batch = windows(config)
 
     def step():
@@ -186,6 +187,7 @@ def measured_peak(config, use_compile):
         (True, ["precision=bf16"]),
         (False, ["precision=bf16", "model.vocab_size=4096"]),
         (False, ["precision=fp32", "model.n_layer=4", "recompute_layers=4"]),
+        (False, ["precision=fp32", "model.n_layer=6", "recompute_layers=3"]),
         (False, ["precision=fp32", "global_batch_size=4"]),  # no accumulation
     ],
 )

@@ -106,7 +106,9 @@ def test_under_autocast_the_cache_is_bf16_and_the_logits_those_of_the_full_forwa
 def test_rotary_positions_may_start_anywhere():
     table = RotaryTable(head_dim=6, sequence_length=8, base=10000.0)
     assert torch.equal(table(3, start=4), table(8)[:, 4:7])
-    assert torch.equal(table(5, start=6), table(11)[:, 6:]), "beyond the table, which is computed anew"
+    assert torch.equal(table(5, start=6), RotaryTable(head_dim=6, sequence_length=11, base=10000.0)(11)[:, 6:])
+    assert table(11).untyped_storage().data_ptr() == table(9).untyped_storage().data_ptr(), "computed once, then kept"
+    assert not list(table.state_dict()), "no checkpoint carries it"
 
 
 # ---- generation

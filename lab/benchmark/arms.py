@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -14,11 +13,12 @@ from corpus.token_file import TokenFile
 from engine.accounting import count_parameters, flops_per_token
 from engine.config import Config
 from engine.distributed import Ranks
+from engine.interruption import Interruption
 from engine.memory import estimate_memory
 from engine.run_data import RunData
 from engine.trainer import Trainer
 
-NEVER = SimpleNamespace(received=None)  # the interruption of a step that nobody interrupts
+NEVER = Interruption()  # of a step that nobody interrupts: it is not entered, so no signal reaches it
 PHASES = ("data", "forward", "backward", "clipping", "optimizer", "renormalization")
 
 
@@ -27,9 +27,10 @@ class Arm:
     """One contender: what it is called, how it takes a step, and what is known of it."""
 
     name: str
-    step: Callable[[], None]
+    step: Callable[[], object]
     flops_per_token: int
     parameters: int
+    normalized_parameters: int  # of them, those that are brought to unit norm after each step
     compile_seconds: float | None
     held_bytes: Callable[[], int]  # of tensors, between steps
     memory_estimate_gib: float | None = None
@@ -58,6 +59,7 @@ def trainer_arm(name: str, config: Config, ranks: Ranks, tokens: TokenFile, fold
         step=lambda: trainer.train_step(NEVER),
         flops_per_token=flops_per_token(trainer.raw_model),
         parameters=count_parameters(trainer.raw_model)["total"],
+        normalized_parameters=sum(matrix.numel() for matrix, _ in trainer.raw_model.normalized_matrices()),
         compile_seconds=seconds if compiles else None,
         held_bytes=lambda: held_bytes(trainer.raw_model, trainer.optimizer),
         memory_estimate_gib=estimate_memory(config, trainer.raw_model, ranks.world_size, compiles)["total"],

@@ -23,7 +23,7 @@ from engine.distributed import Ranks, start_ranks
 from engine.environment import current_commit
 from engine.models import MODELS
 from lab.benchmark.arms import Arm, synchronize, trainer_arm, write_tokens
-from lab.benchmark.floor import bandwidth, bytes_per_step, matmul_rate
+from lab.benchmark.hardware_limits import bandwidth, bytes_per_step, matmul_rate
 from lab.benchmark.measure import peak_memory_gib, ratio, time_phases, time_rounds
 from lab.benchmark.reference import reference_arm
 
@@ -125,12 +125,13 @@ def measure(configs: dict[str, Config], own: dict[str, str], rounds: int, ranks:
     for arm in arms:
         median = statistics.median(seconds[arm.name])
         flops = arm.flops_per_token * tokens
+        weight_bytes = bytes_per_step(arm.parameters, arm.normalized_parameters)
         found[arm.name] = {
             "step_seconds": median,
             "tokens_per_second": tokens / median,
             "mfu": flops / median / peak if peak else None,
             "of_matmul_rate": flops / median / rates["matmul_flops"],
-            "floor_seconds": flops / rates["matmul_flops"] + bytes_per_step(arm.parameters) / rates["bytes"],
+            "floor_seconds": flops / rates["matmul_flops"] + weight_bytes / rates["bytes"],
             "ratio_to_first": ratio(seconds, arm.name, arms[0].name),
             "phases": phases.get(arm.name),
             "parameters": arm.parameters,

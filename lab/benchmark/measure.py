@@ -56,7 +56,7 @@ def peak_memory_gib(arm: Arm, device: torch.device) -> float:
     return (arm.held_bytes() + allocated_peak(arm.step)) / 2**30
 
 
-def allocated_peak(step: Callable[[], None]) -> int:
+def allocated_peak(step: Callable[[], object]) -> int:
     """Return the most bytes of CPU tensors that a step allocates beyond what is there before it."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         step()

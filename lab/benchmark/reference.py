@@ -32,7 +32,7 @@ def load_module(path: Path) -> ModuleType:
         raise ConfigError(f"{path}: there is no such model file")
     if "flash_attn" not in sys.modules and importlib.util.find_spec("flash_attn") is None:
         flash = ModuleType("flash_attn")
-        flash.flash_attn_func = flash.flash_attn_qkvpacked_func = flash_attention
+        vars(flash).update(flash_attn_func=flash_attention, flash_attn_qkvpacked_func=flash_attention)
         sys.modules["flash_attn"] = flash
     spec = importlib.util.spec_from_file_location(f"reference_{path.parent.name}", path)
     module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
@@ -87,6 +87,7 @@ def reference_arm(name: str, path: Path, use_ngpt: bool, config: Config, ranks: 
         BatchShape(config.global_batch_size, config.micro_batch_size),
         first_batch=0,
         last_batch=1 << 40,
+        pin_memory=device.type == "cuda",
     )
     autocast = torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.precision.matmul == "bfloat16")
     micro_steps = config.global_batch_size // config.micro_batch_size
@@ -117,6 +118,7 @@ def reference_arm(name: str, path: Path, use_ngpt: bool, config: Config, ranks: 
         step=step,
         flops_per_token=6 * (matrices - looked_up) + attention,
         parameters=sum(p.numel() for p in model.parameters()),
+        normalized_parameters=matrices if use_ngpt else 0,
         compile_seconds=seconds if use_compile else None,
         held_bytes=lambda: held_bytes(model, optimizer),
     )

@@ -1,6 +1,7 @@
 """The floor below a step: its FLOPs over the rate of bare matrix products, its bytes over the rate of bare copies."""
 
 import time
+from collections.abc import Callable
 
 import torch
 
@@ -8,7 +9,8 @@ from engine.config import Config
 from lab.benchmark.arms import synchronize
 
 
-def best_seconds(function, device: torch.device, repeats: int = 7) -> float:
+def best_seconds(function: Callable[[], object], device: torch.device, repeats: int = 7) -> float:
+    """Return the shortest time of a call, of several after one that is not timed."""
     function()
     times = []
     for _ in range(repeats):
@@ -21,8 +23,11 @@ def best_seconds(function, device: torch.device, repeats: int = 7) -> float:
 
 
 def matmul_rate(config: Config, device: torch.device) -> float:
-    """Return the FLOP/s of the MLP's widest product at this micro batch, in the type of the run's products."""
-    dtype = getattr(torch, config.precision.matmul)
+    """Return the FLOP/s of the MLP's widest product at this micro batch, in the type of the run's products.
+
+    Of bf16 where the run's are fp8, as MFU is: embeddings, attention and logits stay in bf16.
+    """
+    dtype = torch.float32 if config.precision.matmul == "float32" else torch.bfloat16
     tokens, C = config.micro_batch_size * config.model["sequence_length"], config.model["n_embd"]
     a, b = (torch.randn(*shape, device=device, dtype=dtype) for shape in ((tokens, C), (C, 8 * C)))
     out = torch.empty(tokens, 8 * C, device=device, dtype=dtype)
@@ -36,10 +41,10 @@ def bandwidth(device: torch.device) -> float:
     return 2 * source.nbytes / best_seconds(lambda: target.copy_(source), device)
 
 
-def bytes_per_step(parameters: int) -> int:
+def bytes_per_step(parameters: int, normalized: int) -> int:
     """Return the bytes that a step moves for its weights in fp32, whatever the batch.
 
     AdamW reads weight, gradient and two moments and writes three of them (7); clipping reads the gradients twice and
-    writes them once (3); renormalization reads the weights twice and writes them once (3).
+    writes them once (3); renormalization reads the weights that it is for twice and writes them once (3).
     """
-    return 13 * 4 * parameters
+    return 4 * (10 * parameters + 3 * normalized)
