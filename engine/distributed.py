@@ -1,11 +1,13 @@
 """Ranks: who am I, who else is there, and agreeing with them. Single process when not under torchrun."""
 
+import os
 import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -98,12 +100,13 @@ class RankError(RuntimeError):
 
 
 @contextmanager
-def start_ranks(device: str, timeout_seconds: float) -> Iterator[Ranks]:
+def start_ranks(device: str, timeout_seconds: float, dump_folder: Path | None = None) -> Iterator[Ranks]:
     """Join the other ranks of torchrun (NCCL on CUDA, gloo on CPU) for the time of the with-block.
 
     Args:
         device: "auto" (CUDA if there is any), "cpu" or "cuda".
         timeout_seconds: how long to wait in a collective for a rank that does not come.
+        dump_folder: where NCCL's flight recorder then writes what each rank was doing, collectives-RANK; it must exist by then.
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device=cuda: this PyTorch finds no CUDA GPU; device=cpu would run")
@@ -114,6 +117,10 @@ def start_ranks(device: str, timeout_seconds: float) -> Iterator[Ranks]:
     torch_device = torch.device("cuda", local_rank) if use_cuda else torch.device("cpu")
     if use_cuda:
         torch.cuda.set_device(torch_device)
+    if use_cuda and dump_folder:
+        os.environ.setdefault("TORCH_NCCL_DUMP_ON_TIMEOUT", "1")
+        os.environ.setdefault("TORCH_FR_BUFFER_SIZE", "2000")  # collectives that are remembered
+        os.environ.setdefault("TORCH_FR_DUMP_TEMP_FILE", f"{dump_folder.resolve()}/collectives-")
     if world_size > 1:
         dist.init_process_group(
             "nccl" if use_cuda else "gloo",

@@ -4,6 +4,7 @@ from itertools import chain
 
 from torch import Tensor
 
+from engine.attention import attention_kernel
 from engine.checkpoint import TrainerState
 from engine.config import Config
 from engine.data import BatchShape, TrainingWindows
@@ -30,11 +31,19 @@ def handle_nonfinite(numbers: str, culprits: list[int], config: Config, ranks: R
     step = state.step + 1
     what = f"step {step}: {numbers}"
     found = list(chain(*ranks.gather(culprits)))
+    kernel = attention_kernel(config, ranks.device)
     if ranks.is_main_process:
-        details = {"numbers": numbers, "action": config.on_nonfinite, "windows": found or "all of the batch"}
+        details = {
+            "numbers": numbers,
+            "action": config.on_nonfinite,
+            "windows": found or "all of the batch",
+            "attention": kernel,
+        }
         record_event(config.run_dir, step, "nonfinite", **details, batch=state.step + state.skipped_batches)
     if config.on_nonfinite == "stop":
-        raise Diverged(f"{what}; try a lower learning_rate than {config.learning_rate:g}, or on_nonfinite=skip")
+        # cuDNN's backward pass has returned NaN where other kernels do not.
+        other = f", attention=flash (it ran by {kernel})" if kernel == "cudnn" else ""
+        raise Diverged(f"{what}; try a lower learning_rate than {config.learning_rate:g}{other}, or on_nonfinite=skip")
     if state.nonfinite_events >= config.max_nonfinite:
         raise Diverged(f"{what}; and {state.nonfinite_events} times before (max_nonfinite={config.max_nonfinite})")
     return what

@@ -35,7 +35,8 @@ def train(config: Config) -> None:
     """
     check_config(config)
     lock = RunLock()
-    with Interruption() as interruption, start_ranks(config.device, config.timeout_seconds) as ranks, closing(lock):
+    meeting = start_ranks(config.device, config.timeout_seconds, dump_folder=config.run_dir)
+    with Interruption() as interruption, meeting as ranks, closing(lock):
         interruption.has_begun = True
         # Each agree and on_main is a meeting of all ranks, so every rank makes these calls, in this order, or leaves with
         # the error of whichever failed.
