@@ -82,7 +82,7 @@ def place_sharded(config: Config, ranks: Ranks, use_compile: bool) -> NextTokenL
         if ranks.world_size % per_node:
             raise ConfigError(f"parallel=hsdp needs equally many ranks on every node: {ranks.world_size} ranks, {per_node} here")
         shape = (ranks.world_size // per_node, per_node)  # copies, and parts of each
-    mesh = init_device_mesh(ranks.device.type, shape)
+    mesh = init_device_mesh(ranks.device.type, shape, mesh_dim_names=("copies", "parts")[-len(shape) :])
     for block in loss_of.model.blocks:
         fully_shard(block, mesh=mesh)
     fully_shard(loss_of, mesh=mesh)  # not the model alone: unembedding() is called by the loss
