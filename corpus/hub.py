@@ -68,7 +68,7 @@ def hub_answers() -> bool:
             # A certificate that only the hub's own library knows is no reason to stay offline.
             outcome.append(isinstance(error, urllib.error.HTTPError) or isinstance(reason, ssl.SSLError))
         except ValueError:
-            outcome.append(True)  # an odd address: its own library shall say what is wrong with it
+            outcome.append(True)  # an odd address: huggingface_hub reports what is wrong with it
 
     # A thread, because looking up the name has no time limit.
     thread = threading.Thread(target=ask, daemon=True)

@@ -139,7 +139,7 @@ def parse_vocab_bpe(text: str) -> dict[bytes, int]:
 
 
 def cached_files() -> dict[str, Path]:
-    """Name the published files as they would lie in tiktoken's own cache."""
+    """Name the published files under the names that tiktoken's own cache gives them."""
     default = os.path.join(tempfile.gettempdir(), "data-gym-cache")
     folder = os.environ.get("TIKTOKEN_CACHE_DIR", os.environ.get("DATA_GYM_CACHE_DIR", default))
     return {name: Path(folder) / cache_name for name, (_, cache_name) in PUBLISHED.items()} if folder else {}
