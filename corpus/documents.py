@@ -102,7 +102,7 @@ class DocumentWriter:
         self.add_many(text, [len(text)])
 
     def add_many(self, text: bytes | bytearray | memoryview, lengths: list[int]) -> None:
-        """Append consecutive documents whose bytes lie in text without gaps, up to the limit."""
+        """Append consecutive documents, whose bytes follow each other in text without gaps, up to the limit."""
         if self.limit is not None and self.counts.documents + len(lengths) > self.limit:
             lengths = lengths[: self.limit - self.counts.documents]
             text = memoryview(text)[: sum(lengths)]
@@ -141,7 +141,11 @@ class DocumentWriter:
 
 
 def open_at(path: Path, size: int) -> io.FileIO:
-    """Open a file for writing behind its first size bytes; what was there is cut off."""
+    """Open a file for writing behind its first size bytes; what was there is cut off.
+
+    Raises:
+        ValueError: it is shorter than size.
+    """
     if size and (not path.is_file() or path.stat().st_size < size):
         raise ValueError(f"{path}: shorter than {size:,} bytes")
     file = io.FileIO(path, "r+" if size else "w+")
@@ -191,6 +195,9 @@ def split_order(count: int, test_size: float, seed: int) -> dict[str, np.ndarray
     """Return which documents each split holds and in what order, exactly as datasets' train_test_split(shuffle=True) does.
 
     A test compares it with the library: computing it here needs neither that import nor an Arrow copy of the corpus.
+
+    Raises:
+        DataError: there are too few documents for two splits.
     """
     val_count = int(np.ceil(test_size * count))
     if count - val_count < 1 or val_count < 1:

@@ -47,7 +47,11 @@ class ChunkEncoder:
         self.eot = np.array([self.encoding.eot_token], dtype=self.dtype)
 
     def encode(self, index_path: str, start: int, stop: int) -> Encoded:
-        """Encode documents [start, stop) of an index file of RECORDs."""
+        """Encode documents [start, stop) of an index file of RECORDs.
+
+        Raises:
+            DataError: one cannot be read or encoded; the message names its file and place.
+        """
         records = np.fromfile(index_path, dtype=RECORD, count=stop - start, offset=start * RECORD.itemsize)
         arrays, text_bytes, repaired, altered = [], 0, 0, 0
         for file, offset, length in records.tolist():

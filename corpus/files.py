@@ -43,7 +43,11 @@ def find_files(patterns: str | list[str]) -> list[str]:
 
 
 def files_below(folder: str) -> list[str]:
-    """Return the data files of a folder: those of the one kind it holds, else all."""
+    """Return the data files of a folder: those of the one kind it holds, else all.
+
+    Raises:
+        DataError: it holds several kinds.
+    """
     paths = []
     for place, folders, names in os.walk(folder, followlinks=True):
         folders[:] = [name for name in folders if not name.startswith(("_", "."))]

@@ -19,7 +19,12 @@ HUB_LIMIT_SECONDS = 3.0
 
 
 def read_huggingface(config: DataConfig, folder: Path, limit: int | None, num_proc: int) -> DocumentIndex:
-    """Return the train split of a dataset on the hub, addressed inside the Arrow files of its cache."""
+    """Return the train split of a dataset on the hub, addressed inside the Arrow files of its cache.
+
+    Raises:
+        DataError: neither the hub nor its cache has it, or it has no such column.
+        OSError: the disk is full.
+    """
     repo = config.repo or ""  # check_data_config has seen to it
     is_offline = "HF_HUB_OFFLINE" not in os.environ and not hub_answers()
     if is_offline:

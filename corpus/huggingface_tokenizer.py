@@ -70,7 +70,11 @@ class HuggingFaceTokenizer:
             raise ValueError("it does not keep a text as it is (case, blanks, or characters that it does not know)")
 
     def encode_ordinary(self, text: str) -> list[int]:
-        """Return the ids of text; half a surrogate pair is replaced as tiktoken does."""
+        """Return the ids of text; half a surrogate pair is replaced as tiktoken does.
+
+        Raises:
+            DataError: the library cannot encode it.
+        """
         try:
             text.encode("utf-8")
         except UnicodeEncodeError:
@@ -178,7 +182,11 @@ def flatten(part: Any, key: str) -> list[dict[str, Any]]:
 
 
 def speller(raw: dict[str, Any]) -> Any:
-    """Return the function from a token's name to its bytes that the file's decoder describes."""
+    """Return the function from a token's name to its bytes that the file's decoder describes.
+
+    Raises:
+        ValueError: the decoder is of another kind than the two that are read.
+    """
     decoders = flatten(raw.get("decoder"), "decoders")
     if not decoders:  # what splits the text tells as well
         decoders = [

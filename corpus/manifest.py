@@ -165,7 +165,11 @@ def parse_split(raw: Any, where: str, vocab_size: int, itemsize: int) -> SplitIn
 
 
 def parse_source(raw: Any) -> dict[str, Any]:
-    """Check the four fields every source has; what else a source records is its own."""
+    """Check the four fields every source has; what else a source records is its own.
+
+    Raises:
+        DataError: one of them is not right.
+    """
     if not isinstance(raw, dict):
         raise DataError("source is not an object")
     fields_of(
@@ -204,7 +208,11 @@ def parse_versions(raw: Any) -> dict[str, str]:
 
 
 def fields_of(raw: Any, where: str, names: tuple[str, ...], optional: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Return raw if it is an object with exactly these keys; those of later versions are optional."""
+    """Return raw if it is an object with exactly these keys; those of later versions are optional.
+
+    Raises:
+        DataError: a key is missing or unknown. So do the checks below, naming the field that is not right.
+    """
     if not isinstance(raw, dict):
         raise DataError(f"{where} is not an object")
     missing, unknown = [name for name in names if name not in raw], sorted(set(raw) - {*names, *optional})

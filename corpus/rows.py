@@ -108,7 +108,11 @@ def column_batches(where: str, arrays: Iterator[pa.Array], start: int) -> Iterat
 
 
 def text_extents(where: str, array: pa.Array) -> tuple[memoryview, np.ndarray, np.ndarray]:
-    """Return an Arrow string array's bytes and each row's start and length therein; a null has length 0."""
+    """Return an Arrow string array's bytes and each row's start and length therein; a null has length 0.
+
+    Raises:
+        DataError: its type is no text, or a row reaches outside its data.
+    """
     if pa.types.is_dictionary(array.type):
         array = array.dictionary_decode()  # not cast to strings: the values may be bytes that are no UTF-8
     if pa.types.is_string_view(array.type) or pa.types.is_null(array.type):
@@ -190,7 +194,11 @@ def json_batches(path: str, compression: str | None, column: str, start: int) ->
 
 
 def json_rows(path: str, compression: str | None) -> Iterator[tuple[int, bytes | object]]:
-    """Yield (number from 1 on, row) of JSON lines, blank ones left out, or of the one array that a .json file holds."""
+    """Yield (number from 1 on, row) of JSON lines, blank ones left out, or of the one array that a .json file holds.
+
+    Raises:
+        DataError: the array is too large. Of damaged files, what the reader of their compression raises (DAMAGE).
+    """
     with open_stream(path, compression) as file:
         first = file.readline().removeprefix(b"\xef\xbb\xbf")  # a byte order mark is no part of the text
         if first.lstrip()[:1] == b"[" and ".json" in path.lower() and ".jsonl" not in path.lower():

@@ -96,7 +96,11 @@ def stored_file(files: str | None) -> Path | None:
 
 
 def find_gpt2_ranks(files: str | None) -> dict[bytes, int]:
-    """Return GPT-2's merge ranks from files, else tiktoken's cache, else an installed package, else the network."""
+    """Return GPT-2's merge ranks from files, else tiktoken's cache, else an installed package, else the network.
+
+    Raises:
+        DataError: they are nowhere, or files holds none or damaged ones.
+    """
     if files is not None:
         found = read_published({name: Path(files) / name for name in PUBLISHED})
         if found is None:

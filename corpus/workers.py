@@ -52,7 +52,11 @@ def encoder(tokenizer_path: Path, paths: list[str], dtype: str, workers: int) ->
 
 
 def run_in_order(pool: ProcessPoolExecutor, workers: int, index_path: str, ranges: list[tuple[int, int]]) -> Iterator[Encoded]:
-    """Hand ranges to the pool and yield the results in order, holding a bounded number."""
+    """Hand ranges to the pool and yield the results in order, holding a bounded number.
+
+    Raises:
+        DataError: a worker could not encode a document, was killed, or ran out of memory.
+    """
     waiting: deque[Future[Encoded]] = deque()
     remaining = iter(ranges)
     try:

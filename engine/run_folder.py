@@ -33,7 +33,7 @@ def open_run_folder(config: Config, data: RunData, lock: RunLock) -> Path | None
 
     Raises:
         RunLocked: another job writes the run. RunFolderUnwritable: nothing can be written there.
-        ConfigError: the run was started with another configuration, or the folder holds links.
+        ConfigError: the run was started with another configuration, or the folder holds links or files of others.
         DataError: it was trained on other data.
         CheckpointError: resume=must without a checkpoint, or none of them is intact.
     """
@@ -42,6 +42,8 @@ def open_run_folder(config: Config, data: RunData, lock: RunLock) -> Path | None
     if is_new and config.resume == "must":
         raise CheckpointError(f"{folder}: resume=must, but there is no checkpoint: no such run; resume=auto would start it")
     refuse_links(folder)
+    if config.resume != "never":  # which sets the folder aside as it is
+        refuse_foreign_files(folder)
     lock.acquire(folder)
     if config.resume == "never" and not is_new:
         folder.rename(layout.replaced_name(folder))
@@ -71,6 +73,16 @@ def refuse_links(folder: Path) -> None:
     for path in folder.iterdir() if folder.exists() else ():
         if path.is_symlink():
             raise ConfigError(f"{path}: a link, which training would write through; put the file or folder itself there")
+
+
+def refuse_foreign_files(folder: Path) -> None:
+    """Raise ConfigError naming a file in a folder that no run has begun: training may write under that name."""
+    if not folder.is_dir() or (folder / layout.CONFIG).exists():
+        return
+    begun = {"run.lock"}  # what a run that ended before it had a configuration left
+    foreign = sorted(path.name for path in folder.iterdir() if path.name not in begun and not path.name.startswith("."))
+    if foreign:
+        raise ConfigError(f"{folder / foreign[0]}: not written by train.py (no {layout.CONFIG} beside it); choose another run_name")
 
 
 def write_run_folder(config: Config, ranks: Ranks, data: RunData, model: torch.nn.Module, step: int) -> dict[str, Any]:
