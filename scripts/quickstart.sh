@@ -27,7 +27,7 @@ esac
 
 report=report/quickstart
 longest=160 # steps of the largest budget in sweeps/quickstart*.yaml
-cores=$(nproc 2> /dev/null || getconf _NPROCESSORS_ONLN)
+cores=$(env -u OMP_NUM_THREADS nproc 2> /dev/null || getconf _NPROCESSORS_ONLN) # nproc would repeat OMP_NUM_THREADS
 
 train() { # name of the sweep; a run is too small to gain from a second core
   echo "--- training: sweeps/$1.yaml, $cores runs at a time"
