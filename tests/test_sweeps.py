@@ -69,7 +69,7 @@ def test_every_arm_of_every_shipped_sweep_can_run(path):
     if path.stem.startswith(("ablations", "decomposition")):  # their every arm: test_ablations
         sweep = replace(sweep, points=(sweep.points[0], sweep.points[-1]))
     one_per_arm = {point.name.split("steps-")[0].rpartition("-")[0]: point for point in reversed(sweep.points)}
-    configs = compose_points(one_per_arm.values(), world_size=1 if "tiny" in path.stem else 8)
+    configs = compose_points(one_per_arm.values(), world_size=8 if path.stem.endswith("k") else 1)
     for point in one_per_arm.values():
         assert (configs[point.name].run_dir, configs[point.name].max_steps) == (point.run_dir, point.max_steps)
 
