@@ -34,7 +34,7 @@ train() { # name of the sweep; a run is too small to gain from a second core
   python scripts/sweep.py "sweeps/$1.yaml" jobs="$cores"
 }
 
-show() { # file, command...: run the command unless its output is kept and newer than all results; print it
+keep() { # file, command...: keep the command's output in the file, unless it is there and newer than all results
   local file=$1
   shift
   if [ ! -s "$file" ] || [ -n "$(find runs/quickstart* -name status.json -newer "$file" -print -quit)" ]; then
@@ -42,7 +42,6 @@ show() { # file, command...: run the command unless its output is kept and newer
     "$@" > "$file.partial"
     mv "$file.partial" "$file"
   fi
-  cat "$file"
 }
 
 [ -f data/docs/manifest.json ] || python prepare_owt.py data=docs
@@ -51,24 +50,37 @@ train quickstart
 longest_runs=(runs/quickstart/*gpt-${longest}steps-*)
 pair=(runs/quickstart/gpt-${longest}steps-*-seed1 runs/quickstart/ngpt-${longest}steps-*-seed1)
 
-echo "--- perplexity beyond the training context"
-show $report/extrapolation/output.txt python scripts/extrapolate.py "${longest_runs[@]}" multiples=1,2,4,8 max_tokens=32768 \
-  out=$report/extrapolation
-echo "--- the learned scales, from the checkpoints of one seed"
-show $report/inspection/output.txt python scripts/inspect_weights.py "${pair[@]}" out=$report/inspection
+echo "--- looking at the trained models"
+looks=()
+OMP_NUM_THREADS=1 keep $report/extrapolation.txt python scripts/extrapolate.py "${longest_runs[@]}" multiples=1,2,4,8 \
+  max_tokens=32768 out=$report/extrapolation &
+looks+=($!)
+OMP_NUM_THREADS=1 keep $report/inspection.txt python scripts/inspect_weights.py "${pair[@]}" out=$report/inspection &
+looks+=($!)
+OMP_NUM_THREADS=1 keep $report/samples.txt python sample.py "${pair[@]}" prompt='Return the ' max_new_tokens=200 \
+  temperature=0.7 &
+looks+=($!)
+for look in "${looks[@]}"; do wait "$look"; done
+keep $report/comparison.txt python scripts/compare.py runs/quickstart/*gpt-* out=$report \
+  beside=$report/extrapolation.txt,$report/extrapolation,$report/samples.txt,$report/inspection
+
 echo "--- a sample of each"
-show $report/samples.txt python sample.py "${pair[@]}" prompt='Return the ' max_new_tokens=200 temperature=0.7
+cat $report/samples.txt
+echo "--- the means of nGPT's learned scales, at the start and at the end"
+sed -n '/^scale/p' $report/inspection.txt
+echo "--- perplexity beyond the training context"
+cat $report/extrapolation.txt
 echo "--- the comparison"
-show $report/output.txt python scripts/compare.py runs/quickstart/*gpt-* out=$report \
-  beside=$report/extrapolation,$report/inspection,$report/samples.txt
+cat $report/comparison.txt
 echo "--- done: open $report/report.html"
 
 if [ "${1:-}" = careless ]; then
   train quickstart_careless
   echo "--- the same nGPT against a baseline that nobody tuned: initial std 0.02, hardly a warmup"
-  show ${report}_careless/output.txt python scripts/compare.py runs/quickstart_careless/*gpt-* runs/quickstart/ngpt-* \
+  keep ${report}_careless/comparison.txt python scripts/compare.py runs/quickstart_careless/*gpt-* runs/quickstart/ngpt-* \
     out=${report}_careless
+  cat ${report}_careless/comparison.txt
   echo "--- and against the tuned one"
-  sed -n 1,3p $report/output.txt
+  sed -n 1,3p $report/comparison.txt
   echo "--- done: open ${report}_careless/report.html"
 fi
