@@ -1,6 +1,7 @@
 """Ranks: who am I, who else is there, and agreeing with them. Single process when not under torchrun."""
 
 import os
+import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -14,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from cli.composition import ConfigError
+from cli.composition import ConfigError, first_line
 from cli.launcher import read_launch
 
 
@@ -99,6 +100,12 @@ class RankError(RuntimeError):
         self.exit_code = exit_code
 
 
+class NobodyCame(RuntimeError):
+    """The ranks of a launch did not find each other."""
+
+    exit_code = 2
+
+
 @contextmanager
 def start_ranks(device: str, timeout_seconds: float, dump_folder: Path | None = None) -> Iterator[Ranks]:
     """Join the other ranks of torchrun (NCCL on CUDA, gloo on CPU) for the time of the with-block.
@@ -124,7 +131,7 @@ def start_ranks(device: str, timeout_seconds: float, dump_folder: Path | None = 
     if world_size > 1:
         dist.init_process_group(
             "nccl" if use_cuda else "gloo",
-            store=meet(rank, world_size, timeout_seconds),
+            store=wait_for_ranks(rank, world_size, timeout_seconds),
             rank=rank,
             world_size=world_size,
             device_id=torch_device if use_cuda else None,
@@ -135,6 +142,24 @@ def start_ranks(device: str, timeout_seconds: float, dump_folder: Path | None = 
     finally:
         if world_size > 1:
             dist.destroy_process_group()
+
+
+def wait_for_ranks(rank: int, world_size: int, timeout_seconds: float) -> dist.Store:
+    """Return what meet does; without torchrun, whose processes surely exist, say who is waited for.
+
+    Raises:
+        NobodyCame: the other ranks did not start in time.
+    """
+    place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+    leftover = "if RANK and WORLD_SIZE are left over from another launcher, `unset RANK WORLD_SIZE`"
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        print(f"rank {rank} of {world_size} waits for the others at {place}; {leftover}", file=sys.stderr, flush=True)
+    try:
+        return meet(rank, world_size, timeout_seconds)
+    except (RuntimeError, OSError, ValueError) as error:
+        raise NobodyCame(
+            f"rank {rank} of {world_size} waited {timeout_seconds:g} s in vain at {place} ({first_line(error)[:100]}); {leftover}"
+        ) from error
 
 
 def meet(rank: int, world_size: int, timeout_seconds: float) -> dist.Store:

@@ -1,6 +1,7 @@
 """What a program finds around it when it starts: a launcher's variables, closed streams, another locale, a home, no folder."""
 
 import os
+import socket
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from cli.composition import CONFIG_DIR, ConfigError, to_dataclass
 from cli.entry import ending_in_one_line
 from cli.launcher import Launch, forget_launch, is_silent, planned_world_size, read_launch
 from corpus.plan import PrepareConfig
+from engine.distributed import NobodyCame, start_ranks
 
 PLACE = {"MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
 LEFT_OVER = {  # variables, what the one line must say
@@ -58,6 +60,18 @@ def test_what_another_launcher_left_behind_is_named(settings, monkeypatch):
 def test_harmless_variables_are_a_single_process(settings, monkeypatch):
     launcher(monkeypatch, *settings)
     assert read_launch() == Launch(0, 0, 1) and not is_silent()
+
+
+def test_a_launch_that_nobody_else_joins_says_so_at_once_and_ends(monkeypatch, capsys):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    launcher(monkeypatch, "RANK=0", "WORLD_SIZE=2", "MASTER_ADDR=127.0.0.1", f"MASTER_PORT={port}")
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    with pytest.raises(NobodyCame, match="waited 1 s in vain") as ended, start_ranks("cpu", 1.0):
+        pass
+    assert "`unset RANK WORLD_SIZE`" in str(ended.value) and "\n" not in str(ended.value)
+    assert capsys.readouterr().err.startswith(f"rank 0 of 2 waits for the others at 127.0.0.1:{port}; ")
 
 
 def test_a_launch_is_read_and_forgotten(monkeypatch):
