@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from engine.config import Config
+from engine.distributed import Ranks
 
 # Dense bf16 tensor-core peaks in FLOP/s with fp32 sums, from the vendors' datasheets (no sparsity), by a part of the device's
 # name in whole words. The first that fits is taken, so the longer names come first; None is a card whose peak we do not know.
@@ -78,6 +79,19 @@ def peak_of(name: str) -> float | None:
     if any(word in name for word in NOT_THE_CARD):
         return None
     return next((peak for part, peak in BF16_PEAKS.items() if re.search(rf"\b{part}\b", name)), None)
+
+
+def measure_speed(steps_per_second: float, config: Config, model: nn.Module, ranks: Ranks) -> dict[str, float | None]:
+    """Return tokens/s, and MFU where the device's peak is known (0 to 1)."""
+    rate = steps_per_second * config.tokens_per_step
+    peak = peak_flops(ranks.device, config.precision.matmul)
+    mfu = rate * flops_per_token(model) / (peak * ranks.world_size) if peak else None
+    return {"train/tokens_per_second": rate, "train/mfu": mfu}
+
+
+def gpu_hours(flops: float, gpu: str, mfu: float) -> float:
+    """Return the hours that one GPU of BF16_PEAKS takes for model FLOPs at a utilization (0 to 1), in three digits."""
+    return float(f"{flops / (mfu * BF16_PEAKS[gpu]) / 3600:.3g}")
 
 
 def describe_run(config: Config, model: nn.Module, world_size: int, train_tokens: int | None) -> dict[str, Any]:

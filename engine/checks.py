@@ -14,7 +14,6 @@ DTYPES = ("float32", "bfloat16")
 COUNTS = (
     "max_steps",
     "global_batch_size",
-    "micro_batch_size",
     "eval_interval",
     "log_interval",
     "checkpoint_interval",
@@ -24,7 +23,11 @@ POSITIVE = (*COUNTS, "learning_rate", "adam_epsilon", "timeout_seconds")
 NOT_NEGATIVE = ("min_learning_rate", "warmup_steps", "weight_decay", "grad_clip", "seed", "max_nonfinite", "recompute_layers")
 FACTORS = ("rate_multiplier", "init_multiplier")  # each of their values is positive
 BELOW_ONE = ("beta1", "beta2")  # and not negative
-POSITIVE_OR_NULL = {"eval_windows": "the whole validation file", "keep_every": "none beside the newest"}
+POSITIVE_OR_NULL = {
+    "micro_batch_size": "the largest that fits",
+    "eval_windows": "the whole validation file",
+    "keep_every": "none beside the newest",
+}
 ONE_OF = {
     "resume": ("auto", "must", "never"),
     "device": ("auto", "cpu", "cuda"),
@@ -78,6 +81,8 @@ def check_values(config: Config) -> None:
         value = getattr(config, name)
         if value is not None and value < 1:
             raise ConfigError(f"{name}={value}: must be positive, or null for {what}")
+    if type(config.dry_run) not in (bool, int) or config.dry_run < 0:
+        raise ConfigError(f"dry_run={config.dry_run}: must be true, false or a number of GPUs to plan for")
     for key, allowed in ONE_OF.items():
         value = config
         for part in key.split("."):
@@ -122,7 +127,7 @@ def check_batch(config: Config, world_size: int) -> None:
             f"global_batch_size={config.global_batch_size} does not divide over {world_size} ranks; "
             f"{' or '.join(map(str, choices))} would"
         )
-    if per_rank % config.micro_batch_size:
+    if config.micro_batch_size is not None and per_rank % config.micro_batch_size:
         good = nearest_divisor(per_rank, config.micro_batch_size)
         raise ConfigError(
             f"micro_batch_size={config.micro_batch_size} does not divide the {per_rank} sequences that "

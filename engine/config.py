@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Optional
+from typing import TYPE_CHECKING, Any, Optional
 
 from corpus.settings import DataConfig
 
@@ -10,6 +10,12 @@ from corpus.settings import DataConfig
 # for the same point, and a comparison takes two runs that differ in nothing else for two seeds. This is the only list: all
 # who need it read NEUTRAL, below.
 neutral = {"neutral": True}
+
+
+if TYPE_CHECKING:
+    Filled = int
+else:  # None on the command line; engine.micro_batch fills it in before anything else reads it
+    Filled = Optional[int]
 
 
 @dataclass
@@ -69,7 +75,7 @@ class Config:
 
     max_steps: int
     global_batch_size: int  # sequences per optimizer step, over all ranks
-    micro_batch_size: int = field(metadata=neutral)  # sequences per forward pass, on one rank
+    micro_batch_size: Filled = field(metadata=neutral)  # sequences per forward pass, on one rank; None: what fits its memory
     learning_rate: float  # the peak
     min_learning_rate: float
     warmup_steps: int
@@ -91,7 +97,7 @@ class Config:
     resume: str = field(metadata=neutral)  # auto | must | never
     device: str = field(metadata=neutral)  # auto | cpu | cuda
     compile: Optional[bool] = field(metadata=neutral)  # None: on a GPU yes, on a CPU no
-    dry_run: bool = field(metadata=neutral)
+    dry_run: Any = field(metadata=neutral)  # false | true | a number of GPUs to plan for
     wandb: WandbConfig = field(default_factory=WandbConfig, metadata=neutral)
     tensorboard: bool = field(default=False, metadata=neutral)  # event files in the run's folder
     # Keys newer than the first run folders have a default, so that these can still be read.
@@ -122,6 +128,9 @@ class Config:
     @property
     def tokens_per_step(self) -> int:
         return self.global_batch_size * self.model["sequence_length"]
+
+    def compiles_on(self, device_type: str) -> bool:
+        return self.compile if self.compile is not None else device_type == "cuda"
 
     @property
     def decay_start(self) -> int:

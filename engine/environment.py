@@ -2,7 +2,12 @@
 
 import os
 import platform
+import re
+import shlex
+import socket
 import subprocess
+import sys
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -18,16 +23,17 @@ from engine.run_data import RunData
 
 def describe_environment(config: Config, ranks: Ranks, data: RunData, model: torch.nn.Module) -> dict[str, Any]:
     """Return versions, commit, topology, sizes and data: what the configuration does not say."""
-    name = torch.cuda.get_device_name(ranks.device) if ranks.device.type == "cuda" else platform.processor() or platform.machine()
     return {
         "versions": {
             "python": platform.python_version(),
             **{package: version_of(package) for package in ("torch", "numpy", "tiktoken", "safetensors")},
         },
         "commit": current_commit(),
+        "command": shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "host": socket.gethostname(),
         "world_size": ranks.world_size,
         "attention": attention_kernel(config, ranks.device),
-        "device": {"type": ranks.device.type, "name": name, "threads": torch.get_num_threads()},
+        "device": {"type": ranks.device.type, "name": name_device(ranks.device), "threads": torch.get_num_threads()},
         "slurm_job_id": os.environ.get("SLURM_JOB_ID"),
         "parameters": count_parameters(model),
         "flops_per_token": flops_per_token(model),
@@ -35,6 +41,17 @@ def describe_environment(config: Config, ranks: Ranks, data: RunData, model: tor
         "data": data.describe(),
         "evaluation": data.validation.describe(data.manifest.splits["val"].sha256),
     }
+
+
+def name_device(device: torch.device) -> str:
+    """Return the name of a GPU, or of the processor as its maker calls it."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    with suppress(OSError):
+        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(errors="replace"), re.MULTILINE)
+        if found:
+            return found[1].strip()
+    return platform.processor() or platform.machine()
 
 
 def version_of(package: str) -> str | None:
@@ -45,13 +62,18 @@ def version_of(package: str) -> str | None:
 
 
 def current_commit() -> str | None:
-    """Return the commit of this code, with "+" if files differ from it, None outside a checkout."""
-    here = Path(__file__).resolve().parent
+    """Return the commit of this code, with "+" if files differ from it; None where no repository has this code under control.
+
+    A copy that lies inside another repository, untracked, is not that repository's code.
+    """
+    here = Path(__file__).resolve()
 
     def git(*words: str) -> str:
-        return subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+        command = ["git", *words]
+        return subprocess.run(command, cwd=here.parent, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
 
     try:
-        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
+        git("ls-files", "--error-unmatch", here.name)
+        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no", "..") else "")
     except (OSError, subprocess.SubprocessError):
         return None

@@ -1,6 +1,7 @@
 """What a run tells: metrics.jsonl is the truth; the terminal and the trackers repeat it."""
 
 import json
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +9,7 @@ from engine.checkpoint import TrainerState
 from engine.config import Config
 from engine.terminal import Terminal
 from engine.trackers import Feed, choose_wandb_id, close_trackers, open_trackers
-from runfolder.layout import METRICS
+from runfolder.layout import CONSOLE, METRICS
 from runfolder.metrics import LineFile, read_records, rewind_metrics
 
 
@@ -17,6 +18,7 @@ class Outlets:
     """Where the first rank's records go."""
 
     file: LineFile
+    console: LineFile
     terminal: Terminal
     trackers: list[Feed]
 
@@ -34,8 +36,11 @@ class MetricsLog:
         if config.wandb.mode != "disabled":
             state.wandb_id = choose_wandb_id(state.wandb_id, config.run_dir)  # saved with the next checkpoint
         trackers = open_trackers(config, environment, state.wandb_id, read_records(config.run_dir))
-        terminal = Terminal(config, environment["evaluation"]["tokens"], state.step, state.train_seconds)
-        self.outlets = Outlets(file, terminal, trackers)
+        console = LineFile(config.run_dir / CONSOLE)
+        console.write(f"--- {time.strftime('%Y-%m-%dT%H:%M:%S%z')} on {environment['host']}: {environment['command']}\n")
+        tokens = environment["evaluation"]["tokens"]
+        terminal = Terminal(config, tokens, state.step, state.train_seconds, lambda line: console.write(line + "\n"))
+        self.outlets = Outlets(file, console, terminal, trackers)
 
     def log(self, step: int, train_seconds: float, values: dict[str, float | None]) -> None:
         """Record values after `step` steps that took train_seconds in all."""
@@ -82,10 +87,16 @@ class MetricsLog:
         if self.outlets:
             self.outlets.terminal.print(*lines)
 
+    def note(self, line: str) -> None:
+        """Write a line into console.log alone: what the program will say on its own when it ends."""
+        if self.outlets:
+            self.outlets.console.write(line + "\n")
+
     def close(self) -> None:
         if self.outlets:
             self.outlets.terminal.close()
             self.outlets.file.close()
+            self.outlets.console.close()
 
     def finish_trackers(self, is_last_row_whole: bool) -> None:
         """Wait for the trackers, a minute at the most; apart from close, for all else is then written.

@@ -137,3 +137,16 @@ def release_gathered(loss_of: nn.Module) -> None:
     """Leave each rank with its own part again: after a forward pass without backward, fsdp keeps what it gathered last."""
     if hasattr(loss_of, "reshard"):
         loss_of.reshard()
+
+
+def compile_now(training_model: nn.Module, loss_of: nn.Module, autocast: torch.autocast, config: Config) -> None:
+    """Run both compiled graphs once on padding, so that compilation is not counted as training time."""
+    shape = (config.micro_batch_size, config.model["sequence_length"] + 1)
+    windows = torch.zeros(shape, dtype=torch.long, device=next(loss_of.parameters()).device)
+    with autocast:
+        loss = training_model(windows)
+    loss.backward()
+    training_model.zero_grad(set_to_none=True)
+    with autocast, torch.no_grad():
+        loss_of(windows)
+    release_gathered(loss_of)

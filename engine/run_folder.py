@@ -1,18 +1,21 @@
 """A run's folder before the first step: whose it is, what it may be continued with, what explains it."""
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from cli.composition import ConfigError
+from cli.composition import ConfigError, first_line
 from corpus.manifest import TOKENIZER_NAME, DataError
 from engine.checkpoint import CheckpointError, check_free_space, find_checkpoint, load_trainer_state
 from engine.config import Config, difference
 from engine.config_file import load_config, save_config
 from engine.distributed import Ranks
 from engine.environment import describe_environment
+from engine.failures import CannotRun
 from engine.run_data import RunData
 from runfolder import layout
 from runfolder.files import write_json_atomically
@@ -96,3 +99,16 @@ def write_run_folder(config: Config, ranks: Ranks, data: RunData, model: torch.n
     shutil.copyfile(Path(config.data.dir) / TOKENIZER_NAME, folder / TOKENIZER_NAME)
     write_status(folder, "running", step)
     return environment
+
+
+@contextmanager
+def note_failure(config: Config, ranks: Ranks, checkpoint: Path | None) -> Iterator[None]:
+    """Write into the run's status what kept the run from its first step, and let it be raised."""
+    try:
+        yield
+    except Exception as error:
+        if ranks.is_main_process and (isinstance(error, CannotRun) or not hasattr(error, "exit_code")):
+            save_config(config, config.run_dir / layout.CONFIG)  # without it no report could say whose status this is
+            step = layout.checkpoint_step(checkpoint) if checkpoint else 0
+            write_status(config.run_dir, "failed", step, first_line(error))
+        raise

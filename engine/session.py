@@ -2,25 +2,22 @@
 
 import sys
 from contextlib import closing
-from pathlib import Path
 
-from cli.composition import first_line
 from corpus.token_file import verify_token_files
 from engine.accounting import describe_run, peak_flops
 from engine.checks import check_batch, check_config
 from engine.config import Config
-from engine.config_file import save_config
-from engine.distributed import Ranks, start_ranks
-from engine.failures import CannotRun, in_words
+from engine.distributed import start_ranks
+from engine.failures import in_words
 from engine.interruption import Interruption
 from engine.metrics import MetricsLog
-from engine.run_data import RunData, check_data_folder, open_data
-from engine.run_folder import open_run_folder, write_run_folder
+from engine.micro_batch import fit_micro_batch
+from engine.run_data import check_data_folder, open_data
+from engine.run_folder import note_failure, open_run_folder, write_run_folder
 from engine.terminal import describe_end, describe_start
 from engine.trainer import Trainer
-from runfolder.layout import CONFIG, checkpoint_step
 from runfolder.lock import RunLock
-from runfolder.status import write_status
+from runfolder.status import mark_done, write_status
 
 
 def train(config: Config) -> None:
@@ -40,15 +37,21 @@ def train(config: Config) -> None:
         interruption.has_begun = True
         # Each agree and on_main is a meeting of all ranks, so every rank makes these calls, in this order, or leaves with
         # the error of whichever failed.
+        config = ranks.on_main(lambda: fit_micro_batch(config, ranks))
         ranks.agree(lambda: check_batch(config, ranks.world_size))
         ranks.agree(lambda: check_data_folder(config))
         data = ranks.agree(lambda: open_data(config))
         ranks.on_main(lambda: verify_token_files(config.data.dir, data.manifest, full=config.verify_data == "full"))
         checkpoint = ranks.on_main(lambda: open_run_folder(config, data, lock))
-        trainer = ranks.agree(lambda: make_trainer(config, ranks, data, checkpoint))
+
+        def make_trainer() -> Trainer:
+            with note_failure(config, ranks, checkpoint), in_words(config, ranks.world_size):
+                return Trainer(config, ranks, data, checkpoint)
+
+        trainer = ranks.agree(make_trainer)
         if trainer.state.step == config.max_steps and not trainer.state.evaluation_pending:
             if ranks.is_main_process:
-                write_status(config.run_dir, "done", trainer.state.step)  # a kill may have come just before it
+                mark_done(config.run_dir, trainer.state.step)
                 print(f"{config.run_dir}: all {config.max_steps:,} steps are done; resume=never or another run_name trains again")
             return
         environment = ranks.on_main(lambda: write_run_folder(config, ranks, data, trainer.raw_model, trainer.state.step))
@@ -65,23 +68,12 @@ def train(config: Config) -> None:
         except (Exception, KeyboardInterrupt) as error:
             outcome = getattr(error, "state", "failed")
             message = f"{type(error).__name__}: {error}"
+            log.note(f"{outcome}: {message}")
             if outcome == "failed" and not ranks.is_main_process:  # the entry speaks for the first rank alone
                 print(f"rank {ranks.rank}: {message}", file=sys.stderr, flush=True)
             raise
         finally:
             log.close()
             if ranks.is_main_process:
-                write_status(config.run_dir, outcome, trainer.state.step, message)
+                write_status(config.run_dir, outcome, trainer.state.step, message, log.last_val)
             log.finish_trackers(is_last_row_whole=not trainer.state.evaluation_pending)
-
-
-def make_trainer(config: Config, ranks: Ranks, data: RunData, checkpoint: Path | None) -> Trainer:
-    """Return the trainer; what this machine cannot run is written into the run's status before it is raised."""
-    try:
-        with in_words(config, ranks.world_size):
-            return Trainer(config, ranks, data, checkpoint)
-    except Exception as error:
-        if ranks.is_main_process and (isinstance(error, CannotRun) or not hasattr(error, "exit_code")):
-            save_config(config, config.run_dir / CONFIG)  # without it no report could say whose status this is
-            write_status(config.run_dir, "failed", checkpoint_step(checkpoint) if checkpoint else 0, first_line(error))
-        raise

@@ -5,6 +5,7 @@ import shlex
 import sys
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 from tqdm import tqdm
@@ -66,8 +67,10 @@ class TimeLeft:
 class Terminal:
     """One progress line on a terminal, a line a record where the output is a file or a pipe."""
 
-    def __init__(self, config: Config, eval_tokens: int, step: int, train_seconds: float):
-        self.config, self.last_val = config, None
+    def __init__(self, config: Config, eval_tokens: int, step: int, train_seconds: float, keep: Callable[[str], None]):
+        """Begin at a step; keep is called with every line, also with those that a bar stands for on the screen."""
+        self.config, self.keep = config, keep
+        self.last_val: float | None = None
         self.time_left = TimeLeft(config, eval_tokens, step, train_seconds, time.monotonic())
         self.bar = tqdm(
             total=config.max_steps,
@@ -95,19 +98,22 @@ class Terminal:
         left = self.time_left.seconds(step)
         eta = "" if left is None else f"eta {format_seconds(left)}"
         spike = f"SPIKE {record['train/spike']:.0f} deviations above the mean" if "train/spike" in record else ""
+        mfu = "" if record.get("train/mfu") is None else f"mfu {record['train/mfu']:.1%}"
+        parts = [
+            position,
+            f"loss {record['train/loss']:.4f}",
+            f"lr {record['train/learning_rate']:.2e}",
+            f"grad {record['train/grad_norm']:.2f}",
+            f"{record['train/tokens_per_second']:,.0f} tok/s",
+            mfu,
+            spike,
+            eta,
+        ]
+        line = " | ".join(filter(None, parts))
         if spike or self.has_lines:
-            mfu = "" if record.get("train/mfu") is None else f"mfu {record['train/mfu']:.1%}"
-            parts = [
-                position,
-                f"loss {record['train/loss']:.4f}",
-                f"lr {record['train/learning_rate']:.2e}",
-                f"grad {record['train/grad_norm']:.2f}",
-                f"{record['train/tokens_per_second']:,.0f} tok/s",
-                mfu,
-                spike,
-                eta,
-            ]
-            self.print(" | ".join(filter(None, parts)))
+            self.print(line)
+        else:
+            self.keep(line)
         self.beside_bar = {
             "eta": eta,
             "loss": f"loss {record['train/loss']:.3f}",
@@ -141,6 +147,7 @@ class Terminal:
 
     def print(self, *lines: str) -> None:
         for line in lines:
+            self.keep(line)
             if self.has_bar:
                 self._write(lambda line=line: self.bar.write(line, file=sys.stdout))
             else:
@@ -167,7 +174,7 @@ def describe_start(config: Config, plan: dict[str, Any], environment: dict[str, 
         peak: FLOP/s of one device, None where it is not known.
     """
     device, ranks, parameters = environment["device"], plan["world_size"], plan["parameters"]
-    compiles = config.compile if config.compile is not None else device["type"] == "cuda"
+    compiles = config.compiles_on(device["type"])
     steps_left = config.max_steps - step
     guess = ""
     if peak:

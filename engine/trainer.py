@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.profiler import record_function
 
-from engine.accounting import flops_per_token, peak_flops
+from engine.accounting import measure_speed
 from engine.checkpoint import TrainerState, find_checkpoint, load_model, load_optimizer, load_trainer_state, take_snapshot
 from engine.checkpoint_writer import CheckpointWriter
 from engine.config import Config
@@ -23,7 +23,7 @@ from engine.interruption import Interruption, Preempted
 from engine.metrics import MetricsLog
 from engine.nonfinite import find_culprits, handle_nonfinite
 from engine.optimization import build_optimizer, learning_rate_at
-from engine.parallel import parallelize, release_gathered, set_gradient_sync
+from engine.parallel import compile_now, parallelize, release_gathered, set_gradient_sync
 from engine.precision import autocast
 from engine.run_data import RunData
 from engine.stability import Diverged, check_norms, max_norm_deviation, note_loss, record_event, scale_means
@@ -45,6 +45,9 @@ class StepResult:
     def is_finite(self) -> bool:
         return math.isfinite(self.loss) and math.isfinite(self.grad_norm)
 
+    def __str__(self) -> str:
+        return f"loss {self.loss}, gradient norm {self.grad_norm}"
+
 
 class Trainer:
     """One run: its model, its optimizer, its data, and how far it is."""
@@ -52,7 +55,7 @@ class Trainer:
     def __init__(self, config: Config, ranks: Ranks, data: RunData, checkpoint: Path | None):
         self.config, self.ranks, self.data = config, ranks, data
         torch.manual_seed(config.seed)
-        use_compile = config.compile if config.compile is not None else ranks.device.type == "cuda"
+        use_compile = config.compiles_on(ranks.device.type)
         # Both return the summed loss of a batch; they differ under ddp, whose wrapper only training needs.
         self.model_with_loss, self.training_model = parallelize(config, ranks, use_compile)
         self.raw_model = self.model_with_loss.model
@@ -70,19 +73,7 @@ class Trainer:
         self.autocast = autocast(ranks.device, config.precision.matmul)
         if use_compile:
             with compiling():
-                self.compile_now()
-
-    def compile_now(self) -> None:
-        """Run both compiled graphs once on padding, so that compilation is not counted as training time."""
-        shape = (self.config.micro_batch_size, self.config.model["sequence_length"] + 1)
-        windows = torch.zeros(shape, dtype=torch.long, device=self.ranks.device)
-        with self.autocast:
-            loss = self.training_model(windows)
-        loss.backward()
-        self.optimizer.zero_grad(set_to_none=True)
-        with self.autocast, torch.no_grad():
-            self.model_with_loss(windows)
-        release_gathered(self.model_with_loss)
+                compile_now(self.training_model, self.model_with_loss, self.autocast, config)
 
     def run(self, log: MetricsLog, interruption: Interruption) -> None:
         """Train to max_steps. After each step: log, validate, save, whatever is due.
@@ -160,8 +151,8 @@ class Trainer:
         """Record a step if that is due, or if its loss is a spike."""
         spike = note_loss(self.state, result.loss)
         if spike is not None and self.ranks.is_main_process:
-            numbers = {"loss": result.loss, "mean": self.state.loss_mean, "deviations": spike}
-            record_event(self.config.run_dir, self.state.step, "spike", **numbers)
+            details = {"loss": result.loss, "mean": self.state.loss_mean, "deviations": spike}
+            record_event(self.config.run_dir, self.state.step, "spike", **details)
         if not self.is_due(self.config.log_interval) and spike is None:
             return
         values: dict[str, float | None] = {
@@ -170,16 +161,10 @@ class Trainer:
             "train/grad_norm": result.grad_norm,
         }
         values |= {} if spike is None else {"train/spike": spike}
-        log.log(self.state.step, self.state.train_seconds, values | self.speed_since(self.logged))
+        steps, seconds = self.state.step - self.logged[0], self.state.train_seconds - self.logged[1]
+        values |= measure_speed(steps / seconds, self.config, self.raw_model, self.ranks)
+        log.log(self.state.step, self.state.train_seconds, values)
         self.logged = (self.state.step, self.state.train_seconds)
-
-    def speed_since(self, earlier: tuple[int, float]) -> dict[str, float | None]:
-        """Return tokens/s and MFU of the steps since an earlier (step, train_seconds)."""
-        step, train_seconds = earlier
-        rate = (self.state.step - step) * self.config.tokens_per_step / (self.state.train_seconds - train_seconds)
-        peak = peak_flops(self.ranks.device, self.config.precision.matmul)
-        mfu = rate * flops_per_token(self.raw_model) / (peak * self.ranks.world_size) if peak else None
-        return {"train/tokens_per_second": rate, "train/mfu": mfu}
 
     def validate(self, log: MetricsLog, interruption: Interruption) -> None:
         """Evaluate and log; a signal puts it off to the next session (state.evaluation_pending).
@@ -216,7 +201,7 @@ class Trainer:
 
         self.ranks.agree(copy_and_write)
         if self.ranks.is_main_process:
-            write_status(self.config.run_dir, "running", self.state.step)
+            write_status(self.config.run_dir, "running", self.state.step, val_loss=log.last_val)
 
     def recover(self, result: StepResult, log: MetricsLog) -> None:
         """Leave out a step whose numbers are not finite (on_nonfinite=skip), or go back to the newest checkpoint (rollback).
@@ -226,8 +211,7 @@ class Trainer:
         """
         batch = self.state.step + self.state.skipped_batches
         culprits = find_culprits(result.micro_losses, batch, self.shape, self.windows)
-        numbers = f"loss {result.loss}, gradient norm {result.grad_norm}"
-        what = handle_nonfinite(numbers, culprits, self.config, self.ranks, self.state)
+        what = handle_nonfinite(str(result), culprits, self.config, self.ranks, self.state)
         if self.config.on_nonfinite == "skip":
             self.state.step += 1
         else:

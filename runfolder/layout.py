@@ -3,8 +3,13 @@
 runs/<name>/
     config.yaml         the resolved configuration
     environment.json    versions, commit, devices, digests of data and evaluation
-    metrics.jsonl       one record a line; status.json: how the run stands
-    checkpoints/step-00001000/   (engine/checkpoint.py)
+    metrics.jsonl       one record a line; metrics.stale.jsonl: those of steps that were done again
+    status.json         how the run stands: state, step, last validation, started, updated, finished
+    events.jsonl        what should not have happened: spikes, numbers that are not finite
+    console.log         what the terminal was told, session after session
+    tokenizer.json      the tokenizer of the data
+    run.lock            which process writes the run
+    checkpoints/step-00001000/   engine/checkpoint.py
 runs/<name>.replaced-1/ an earlier run of that name, set aside by resume=never
 """
 
@@ -15,6 +20,7 @@ CONFIG = "config.yaml"
 ENVIRONMENT = "environment.json"
 METRICS = "metrics.jsonl"
 STATUS = "status.json"
+CONSOLE = "console.log"
 CHECKPOINTS = "checkpoints"
 CHECKPOINT = re.compile(r"step-\d{8,}")
 REPLACED = re.compile(r".+\.replaced-\d+")

@@ -6,9 +6,9 @@ import pytest
 import torch
 from training import SMALL, composed, run
 
+import engine.trainer
 from engine.failures import CannotRun
 from engine.session import train
-from engine.trainer import Trainer
 from lab.runs import read_run
 
 SAID = "InductorError: InvalidCxxCompiler: No working C++ compiler found\n\nSet TORCHDYNAMO_VERBOSE=1 for the internal stack trace"
@@ -35,10 +35,10 @@ def small(docs, tmp_path, *overrides):
 def test_what_fails_before_the_first_step_is_in_the_status(case, docs, tmp_path, monkeypatch):
     error, words = ERRORS[case]
 
-    def fail(self):
+    def fail(*_):
         raise error
 
-    monkeypatch.setattr(Trainer, "compile_now", fail)
+    monkeypatch.setattr(engine.trainer, "compile_now", fail)
     with pytest.raises(CannotRun) as refused:
         train(small(docs, tmp_path, "compile=true"))
     assert words in str(refused.value) and "\n" not in str(refused.value) and refused.value.exit_code == 2
@@ -53,7 +53,7 @@ def test_memory_that_runs_out_in_a_step_is_in_the_status(docs, tmp_path, monkeyp
     def fail(*_):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
-    monkeypatch.setattr(Trainer, "train_step", fail)
+    monkeypatch.setattr(engine.trainer.Trainer, "train_step", fail)
     with pytest.raises(CannotRun, match="try recompute_layers=2;"):
         train(small(docs, tmp_path, "micro_batch_size=1"))
     assert "out of memory" in json.loads((tmp_path / "x/status.json").read_text())["message"]

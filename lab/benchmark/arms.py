@@ -53,7 +53,7 @@ def trainer_arm(name: str, config: Config, ranks: Ranks, tokens: TokenFile, fold
     started = time.perf_counter()
     trainer = Trainer(config, ranks, RunData(None, tokens, None), checkpoint=None)
     seconds = time.perf_counter() - started
-    compiles = config.compile if config.compile is not None else ranks.device.type == "cuda"
+    compiles = config.compiles_on(ranks.device.type)
     return Arm(
         name=name,
         step=lambda: trainer.train_step(NEVER),

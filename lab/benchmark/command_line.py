@@ -1,7 +1,6 @@
 """scripts/bench.py: from its arguments to a table and a JSON file."""
 
 import json
-import platform
 import statistics
 import tempfile
 from dataclasses import replace
@@ -20,7 +19,8 @@ from engine.accounting import peak_flops
 from engine.checks import check_batch, check_config
 from engine.config import Config
 from engine.distributed import Ranks, start_ranks
-from engine.environment import current_commit
+from engine.environment import current_commit, name_device
+from engine.micro_batch import memory_of, with_micro_batch
 from engine.models import MODELS
 from lab.benchmark.arms import Arm, synchronize, trainer_arm, write_tokens
 from lab.benchmark.hardware_limits import bandwidth, bytes_per_step, matmul_rate
@@ -87,7 +87,10 @@ def compose_arm(name: str, overrides: list[str]) -> Config:
     config.max_steps = 1_000_000  # only the learning rate depends on it
     config.warmup_steps = min(config.warmup_steps, 1000)
     check_config(config)
-    check_batch(config, read_launch().world_size)
+    world_size = read_launch().world_size
+    device = torch.device("cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu")
+    config = with_micro_batch(config, world_size, memory_of(device, world_size), config.compiles_on(device.type))
+    check_batch(config, world_size)
     return replace(config, compile={"eager": False, "compiled": True, "": config.compile}[mode])
 
 
@@ -146,7 +149,6 @@ def measure(configs: dict[str, Config], own: dict[str, str], rounds: int, ranks:
 
 def describe_setting(config: Config, ranks: Ranks) -> dict[str, Any]:
     shape = {key: config.model[key] for key in ("n_layer", "n_head", "n_embd", "sequence_length", "vocab_size")}
-    cuda = ranks.device.type == "cuda"
     return {
         **shape,
         "global_batch_size": config.global_batch_size,
@@ -155,7 +157,7 @@ def describe_setting(config: Config, ranks: Ranks) -> dict[str, Any]:
         "world_size": ranks.world_size,
         "torch": torch.__version__,
         "commit": current_commit(),
-        "device": torch.cuda.get_device_name(ranks.device) if cuda else platform.processor() or platform.machine(),
+        "device": name_device(ranks.device),
         "threads": torch.get_num_threads(),
     }
 

@@ -79,7 +79,7 @@ def reference_arm(name: str, path: Path, use_ngpt: bool, config: Config, ranks: 
                 for key in keys
             ]
         )
-    use_compile = config.compile if config.compile is not None else device.type == "cuda"
+    use_compile = config.compiles_on(device.type)
     if use_compile:
         model.compile(dynamic=False)
     batches = micro_batches(
