@@ -162,6 +162,7 @@ def find_checkpoint(folder: Path) -> Path | None:
 
 
 def load_trainer_state(path: Path) -> TrainerState:
+    """Return a checkpoint's trainer.json; raise CheckpointError if it is unreadable or of another step."""
     try:
         node = json.loads((path / "trainer.json").read_text())
         if not isinstance(node, dict) or node.get("step") != checkpoint_step(path):
@@ -186,7 +187,11 @@ def check_shapes(path: Path, model: dict[str, Any]) -> None:
 
 
 def load_model(path: Path, model: torch.nn.Module) -> None:
-    """Load model.safetensors into model, in place; shapes and names must agree. Each rank reads its part of a sharded one."""
+    """Load model.safetensors into model, in place; of a sharded model each rank takes its part.
+
+    Raises:
+        CheckpointError: unreadable, or names and shapes are not the model's.
+    """
     try:
         own = model.state_dict()
         weights = load_file(path / "model.safetensors")

@@ -53,7 +53,11 @@ class Ranks:
     def agree(self, check: Callable[[], Any]) -> Any:
         """Call check on every rank and return its result; if it raises on any rank, raise the first such error on all.
 
-        Without this a rank that finds a fault alone (a file missing on one node) would leave the others waiting.
+        Without this a rank that finds a fault alone (a file missing on one node) would leave the others waiting. So every
+        rank must call agree, or on_main, equally often and in the same order.
+
+        Raises:
+            RankError: another rank's error with its exit code, unless this rank has an error with an exit code of its own.
         """
         result, error = None, None
         try:
@@ -62,6 +66,7 @@ class Ranks:
             error = raised
         outcomes = self.gather(None if error is None else (str(error), getattr(error, "exit_code", 1)))
         failed = next((outcome for outcome in outcomes if outcome is not None), None)
+        # A rank with an error of ours says its own, which is the same or nearer the cause; the others say the first one's.
         if self.world_size > 1 and failed and not hasattr(error, "exit_code"):
             raise RankError(*failed) from error
         if error:
@@ -114,6 +119,9 @@ def start_ranks(device: str, timeout_seconds: float, dump_folder: Path | None = 
         device: "auto" (CUDA if there is any), "cpu" or "cuda".
         timeout_seconds: how long to wait in a collective for a rank that does not come.
         dump_folder: where NCCL's flight recorder then writes what each rank was doing, collectives-RANK; it must exist by then.
+
+    Raises:
+        ConfigError: device=cuda without a GPU, or more ranks than GPUs.
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device=cuda: this PyTorch finds no CUDA GPU; device=cpu would run")

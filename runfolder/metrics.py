@@ -102,6 +102,7 @@ class LineFile:
         self.descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
 
     def write(self, line: str) -> None:
+        """Append a line, which ends with its newline; what cannot be written waits for the next call."""
         lines = self.refused + line.encode()
         size, written = os.fstat(self.descriptor).st_size, 0
         try:

@@ -142,7 +142,7 @@ class Screen(io.StringIO):
 
 def test_the_bar_moves_with_every_step_and_its_validation_is_the_last(monkeypatch):
     monkeypatch.setattr(sys, "stderr", Screen())
-    terminal = Terminal(composed("model=ngpt"), 0, 0, 0.0)
+    terminal = Terminal(composed("model=ngpt"), 0, 0, 0.0, keep=[].append)
     training = {"train/loss": 3.0, "train/learning_rate": 1e-3, "train/tokens_per_second": 1.0, "train/grad_norm": 1.0}
     terminal.show({"step": 10, "train_seconds": 1.0, **training})
     terminal.advance(11)

@@ -1,6 +1,5 @@
 """Runs of one process and of two in turn, disturbed until they are done, compared and counted."""
 
-import json
 import random
 import shutil
 import signal
@@ -13,6 +12,7 @@ from pathlib import Path
 from lab.soak.faults import Fault, choose_fault, damage
 from lab.soak.job import ROOT, Job
 from lab.soak.verdict import differences, surprises
+from runfolder.status import read_status
 
 STEPS = 400
 # 2 layers, 32 channels: a step takes some milliseconds, so most of the time goes into starting Python.
@@ -103,10 +103,7 @@ class Soak:
 
     def record(self, number: int, session: int, fault: Fault | None, code: int | None, outlived: float, job: Job) -> None:
         """Count a session, and note what of its end its fault does not explain."""
-        try:
-            status = json.loads((job.folder / "status.json").read_text())
-        except (OSError, ValueError):
-            status = {}
+        status = read_status(job.folder)
         self.count["sessions"] += 1
         if fault:
             self.count["kills"] += fault.kills
