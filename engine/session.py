@@ -68,7 +68,7 @@ def train(config: Config) -> None:
         except (Exception, KeyboardInterrupt) as error:
             outcome = getattr(error, "state", "failed")
             message = f"{type(error).__name__}: {error}"
-            log.note(f"{outcome}: {message}")
+            log.note(message)
             if outcome == "failed" and not ranks.is_main_process:  # the entry speaks for the first rank alone
                 print(f"rank {ranks.rank}: {message}", file=sys.stderr, flush=True)
             raise

@@ -98,7 +98,7 @@ def test_files_and_functions_stay_small():
     for room in ROOMS:
         for path in sources(room):
             text = path.read_text()
-            assert text.count("\n") <= 270, (
+            assert text.count("\n") <= 290, (
                 f"{path.relative_to(ROOT)} has {text.count(chr(10))} lines: do two things live together?"
             )
             for node in ast.walk(ast.parse(text)):
