@@ -245,8 +245,8 @@ def _training_steps(records: list[dict]) -> tuple[Step, ...]:
 
 
 def _median_step_seconds(records: list[dict], tokens_per_step: float) -> float | None:
-    speeds = [to_number(record.get("train/tokens_per_second")) for record in records]
-    speeds = [speed for speed in speeds if speed and speed > 0 and math.isfinite(speed)]
+    numbers = [to_number(record.get("train/tokens_per_second")) for record in records]
+    speeds = [speed for speed in numbers if speed and speed > 0 and math.isfinite(speed)]
     return tokens_per_step / median(speeds) if speeds else None
 
 

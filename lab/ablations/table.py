@@ -89,7 +89,7 @@ class Group:
             by_rate.setdefault(run.learning_rate, {})[run.seed] = run
         if not by_rate:
             return None, {}
-        losses = {rate: {seed: [run.final.loss] for seed, run in runs.items()} for rate, runs in by_rate.items()}
+        losses = {rate: {seed: [final_loss(run)] for seed, run in runs.items()} for rate, runs in by_rate.items()}
         rate = choose_best(losses, {run.learning_rate for run in self.diverged})
         return rate, by_rate[rate]
 
@@ -155,12 +155,17 @@ def build_table(runs: list[Run], diverged: list[Run], base_run: str | None) -> T
     return Table(runs[0].max_steps, runs[0].budget_tokens, tuple(sorted(rows, key=position)), tuple(notes))
 
 
+def final_loss(run: Run) -> float:
+    """Return the loss at the last step of the schedule, nats/token; infinite for a run that has none."""
+    return run.final.loss if run.final else math.inf
+
+
 def make_row(group: Group, base: Group) -> Row:
     """Return a group's row."""
     rate, runs = group.best()
     _, base_runs = base.best()
     seeds = () if group is base else tuple(sorted(runs.keys() & base_runs.keys()))
-    deltas = [100 * (runs[seed].final.loss / base_runs[seed].final.loss - 1) for seed in seeds]
+    deltas = [100 * (final_loss(runs[seed]) / final_loss(base_runs[seed]) - 1) for seed in seeds]
     changes = {
         key.removeprefix("model."): f"{word(base.setting.get(key))} -> {word(group.setting.get(key))}"
         for key in differing_keys(base.setting, group.setting)
@@ -169,8 +174,8 @@ def make_row(group: Group, base: Group) -> Row:
         changes=changes,
         learning_rate=rate,
         rates_tried=tuple(sorted({run.learning_rate for run in (*group.runs, *group.diverged)})),
-        loss=fmean(run.final.loss for run in runs.values()) if runs else None,
-        losses={seed: runs[seed].final.loss for seed in sorted(runs)},
+        loss=fmean(map(final_loss, runs.values())) if runs else None,
+        losses={seed: final_loss(runs[seed]) for seed in sorted(runs)},
         delta_percent=fmean(deltas) if deltas else None,
         standard_error=stdev(deltas) / math.sqrt(len(deltas)) if len(deltas) > 1 else None,
         paired_seeds=seeds,

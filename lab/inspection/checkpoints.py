@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cli.composition import ConfigError
+from engine.checkpoint import CheckpointError
 from engine.config import Config
 from engine.config_file import load_config
 from engine.trained import load_trained_model
@@ -63,15 +64,23 @@ def inspect_runs(folders: Sequence[str], steps: Sequence[int | None]) -> list[In
     return [inspect_run(Path(folder), step, label) for folder, (_, step), label in zip(folders, found, labels, strict=True)]
 
 
-def find_step(folder: Path, step: int | None) -> tuple[Config, int | None]:
-    """Return a run's configuration and the step of its newest checkpoint, unless one is given."""
+def find_step(folder: Path, step: int | None) -> tuple[Config, int]:
+    """Return a run's configuration and the step of its newest checkpoint, unless one is given.
+
+    Raises:
+        ConfigError: no such run.
+        CheckpointError: it has no checkpoint.
+    """
     if not folder.is_dir():
         raise ConfigError(f"{folder}: there is no such run folder")
     config = load_config(folder / "config.yaml")
-    return config, newest_step(folder) if step is None else step
+    step = newest_step(folder) if step is None else step
+    if step is None:
+        raise CheckpointError(f"{folder}: there is no checkpoint yet")
+    return config, step
 
 
-def inspect_run(folder: Path, step: int | None, label: str) -> Inspection:
+def inspect_run(folder: Path, step: int, label: str) -> Inspection:
     """Measure the checkpoint of a step; the label is what the report calls it."""
     config, model = load_trained_model(folder, step)
     try:

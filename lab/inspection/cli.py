@@ -28,10 +28,11 @@ class Settings:
 
 def steps_of(settings: Settings) -> list[int | None]:
     """Return a step for each run, None for the newest; raise ConfigError if the numbers do not match."""
-    steps, count = settings.step or [None], len(settings.runs)
+    count = len(settings.runs)
+    steps: list[int | None] = [*settings.step] if settings.step else [None]
     if len(steps) not in (1, count):
         raise ConfigError(f"step= has {len(steps)} numbers for {count} runs; give one, or one for each run")
-    return list(steps) * count if len(steps) == 1 else list(steps)
+    return steps * count if len(steps) == 1 else steps
 
 
 def main(settings: Settings) -> None:

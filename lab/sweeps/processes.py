@@ -52,6 +52,7 @@ def start_process(command: list[str], environment: dict[str, str], log: IO[bytes
 
 
 def end_with_parent(parent: int) -> None:
+    assert LIBC is not None  # else this is not called
     LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:  # killed in between
         os._exit(1)
