@@ -89,9 +89,9 @@ def measure_speed(steps_per_second: float, config: Config, model: nn.Module, ran
     return {"train/tokens_per_second": rate, "train/mfu": mfu}
 
 
-def gpu_hours(flops: float, gpu: str, mfu: float) -> float:
-    """Return the hours that one GPU of BF16_PEAKS takes for model FLOPs at a utilization (0 to 1), in three digits."""
-    return float(f"{flops / (mfu * BF16_PEAKS[gpu]) / 3600:.3g}")
+def h100_hours(flops: float, mfu: float) -> float:
+    """Return the hours of one H100 (SXM) that model FLOPs take at a utilization (0 to 1), in three digits."""
+    return float(f"{flops / (mfu * 989e12) / 3600:.3g}")
 
 
 def describe_run(config: Config, model: nn.Module, world_size: int, train_tokens: int | None) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import torch
 
 from cli.launcher import is_silent, planned_world_size
 from corpus.manifest import MANIFEST_NAME
-from engine.accounting import describe_run, gpu_hours
+from engine.accounting import describe_run, h100_hours
 from engine.checks import check_batch, check_config
 from engine.config import Config
 from engine.memory import estimate_memory
@@ -30,7 +30,7 @@ def print_plan(config: Config) -> None:
         model = build_model(config.model, config.precision.matrices, device="meta")
         plan = describe_run(config, model, world_size, train_tokens)
         plan["memory_gib_per_rank_estimate"] = estimate_memory(config, model, world_size, use_compile)
-        plan["h100_hours_at_40_percent_mfu"] = gpu_hours(plan["flops"], "H100", mfu=0.4)
+        plan["h100_hours_at_40_percent_mfu"] = h100_hours(plan["flops"], mfu=0.4)
         print(json.dumps(plan, indent=2))
 
 

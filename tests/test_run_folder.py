@@ -12,7 +12,7 @@ from training import SMALL, composed
 
 import engine.environment
 from cli.composition import ConfigError
-from engine.accounting import gpu_hours
+from engine.accounting import h100_hours
 from engine.checks import check_batch, check_config
 from engine.dry_run import print_plan
 from engine.environment import current_commit
@@ -91,7 +91,7 @@ def test_a_plan_for_more_gpus_than_there_are(capsys):
     print_plan(composed("size=0.5b", "context=1k", "dry_run=8"))
     plan = json.loads(capsys.readouterr().out)
     assert plan["world_size"] == 8
-    assert plan["h100_hours_at_40_percent_mfu"] == gpu_hours(plan["flops"], "H100", 0.4)
+    assert plan["h100_hours_at_40_percent_mfu"] == h100_hours(plan["flops"], 0.4)
     assert plan["h100_hours_at_40_percent_mfu"] == pytest.approx(plan["flops"] / 0.4 / 989e12 / 3600, rel=0.005)
     for wrong in ("dry_run=-1", "dry_run=maybe", "dry_run=1.5"):
         with pytest.raises(ConfigError, match="must be true, false or a number of GPUs"):
