@@ -10,6 +10,7 @@ import torch
 
 from cli.composition import ConfigError, first_line
 from corpus.manifest import TOKENIZER_NAME, DataError
+from engine.branching import branch_off
 from engine.checkpoint import CheckpointError, check_free_space, find_checkpoint, load_trainer_state
 from engine.config import Config, difference
 from engine.config_file import load_config, save_config
@@ -32,7 +33,8 @@ def open_run_folder(config: Config, data: RunData, lock: RunLock) -> Path | None
     2. resume=never sets an existing folder aside under another name: nothing is deleted.
     3. An existing folder must have been started with the same configuration and data.
     4. Damaged checkpoints are set aside; the newest intact one is taken.
-    5. Metrics beyond it are moved away, for these steps will be done again.
+    5. A new branch takes its trunk's checkpoint.
+    6. Metrics beyond it are moved away, for these steps will be done again.
 
     Raises:
         RunLocked: another job writes the run. RunFolderUnwritable: nothing can be written there.
@@ -66,6 +68,9 @@ def open_run_folder(config: Config, data: RunData, lock: RunLock) -> Path | None
     checkpoint = find_checkpoint(folder / layout.CHECKPOINTS)
     if checkpoint is None and config.resume == "must":
         raise CheckpointError(f"{folder}: resume=must, but there is no checkpoint; resume=auto would start from step 0")
+    if checkpoint is None and config.branch_from is not None:
+        branch_off(config, data.manifest.data_digest)
+        checkpoint = find_checkpoint(folder / layout.CHECKPOINTS)
     state = load_trainer_state(checkpoint) if checkpoint else None
     rewind_metrics(folder, state.step if state else -1, bool(state and state.evaluation_pending))
     return checkpoint

@@ -106,3 +106,25 @@ def test_other_updates_learn_and_continue_bit_for_bit(tmp_path, docs, model, upd
     shutil.rmtree(tmp_path / "cut/checkpoints/step-00000012")  # as if killed before it
     train("cut")
     assert_same(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_a_branch_equals_the_run_trained_from_its_beginning_bit_for_bit(tmp_path, docs):
+    def train(name, *overrides):
+        where = (f"data.dir={docs}", f"out_dir={tmp_path}", f"run_name={name}")
+        session.train(composed(*SMALL, "model=ngpt", "schedule=wsd", "decay_fraction=0.25", "warmup_steps=2", *where, *overrides))
+
+    train("trunk", "max_steps=16", "keep_steps=[9]", "keep_checkpoints=1", "checkpoint_interval=100")
+    assert [p.name for p in sorted((tmp_path / "trunk/checkpoints").iterdir())] == ["step-00000009", "step-00000016"]
+    train("whole")
+    train("branch", f"branch_from={tmp_path / 'trunk'}")
+    assert_same(tmp_path / "whole", tmp_path / "branch")
+    for key in ("train/loss", "val/loss", "train/learning_rate"):
+        assert metrics(tmp_path / "branch", key) == metrics(tmp_path / "whole", key), key
+    trunk = f"branch_from={tmp_path / 'trunk'}"
+    for overrides, words in (
+        ((trunk, "seed=5"), "differs in more than max_steps .*seed: 1337 -> 5"),
+        ((trunk, "max_steps=8"), r"no checkpoint at or before step 6.*keep_steps=\[6\]"),
+        ((f"branch_from={tmp_path / 'nothing'}",), "cannot be read"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            train("refused", *overrides)
