@@ -135,24 +135,12 @@ def test_nothing_but_nulls_is_refused(tmp_path, nulls):
         prepare(local_config(tmp_path / "out", str(tmp_path / "x.parquet")))
 
 
-def test_a_long_window_is_told_how(tmp_path, monkeypatch):
-    from corpus import formats
-
-    (tmp_path / "x.jsonl.zst").write_bytes(zstd(LINES))
-
-    class LongWindow:
-        def read(self, size):
-            raise OSError("ZSTD decompress failed: Frame requires too much memory for decoding")
-
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *_):
-            pass
-
-    monkeypatch.setattr(formats, "open_stream", lambda *_: LongWindow())
-    with pytest.raises(DataError, match="zstd -dc --long=31"):
-        formats.detect(str(tmp_path / "x.jsonl.zst"))
+def test_a_long_window_is_told_how(tmp_path):
+    """A frame whose header asks for a window of 2 GiB, as `zstd --long=31` writes it, and one raw block."""
+    header = b"\x28\xb5\x2f\xfd" + bytes([0, (31 - 10) << 3])
+    (tmp_path / "x.jsonl.zst").write_bytes(header + (len(LINES) << 3 | 1).to_bytes(3, "little") + LINES)
+    with pytest.raises(DataError, match="x.jsonl.zst: compressed with a long window.*zstd -dc --long=31 x.jsonl.zst"):
+        read(tmp_path, tmp_path / "x.jsonl.zst")
 
 
 BAD = [b"{", b"[1]", b'{"body": "x"}', b'{"text": 5}']
