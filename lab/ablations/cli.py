@@ -33,7 +33,7 @@ def main(settings: Settings) -> None:
     try:
         ablations = analyze_ablations(read_runs([run for run in settings.runs if not Path(run).is_file()]), settings.base)
         written = write_ablations(ablations, Path(settings.out)) if settings.out else []
-        if written:
+        if written and settings.out:
             from lab.ablations.forest import draw_forest  # with it comes matplotlib
 
             written += [plot.path for plot in draw_forest(ablations, Path(settings.out))]

@@ -51,7 +51,8 @@ def trainer_arm(name: str, config: Config, ranks: Ranks, tokens: TokenFile, fold
     config = replace(config, out_dir=str(folder), run_name=name.replace(":", "-"))
     config.run_dir.mkdir(exist_ok=True)
     started = time.perf_counter()
-    trainer = Trainer(config, ranks, RunData(None, tokens, None), checkpoint=None)
+    data = RunData(None, tokens, None)  # type: ignore[arg-type]  # a benchmark trains and does nothing else
+    trainer = Trainer(config, ranks, data, checkpoint=None)
     seconds = time.perf_counter() - started
     compiles = config.compiles_on(ranks.device.type)
     return Arm(

@@ -35,6 +35,7 @@ def load_module(path: Path) -> ModuleType:
         vars(flash).update(flash_attn_func=flash_attention, flash_attn_qkvpacked_func=flash_attention)
         sys.modules["flash_attn"] = flash
     spec = importlib.util.spec_from_file_location(f"reference_{path.parent.name}", path)
+    assert spec and spec.loader, path  # a file ending in .py has both
     module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

@@ -1,5 +1,6 @@
 """What a sweep costs before it starts: tokens, FLOPs, GPU-hours, disk."""
 
+import math
 from collections.abc import Sequence
 
 from engine.accounting import BF16_PEAKS, count_parameters, flops_per_token
@@ -28,7 +29,8 @@ def describe_bill(configs: Sequence[Config], mfu: float) -> str:
         per_token, parameters = counted[key]
         flops += per_token * config.tokens_per_step * config.max_steps
         disk += checkpoints_kept(config) * parameters * BYTES_PER_PARAMETER
-    hours = ", ".join(f"{say(flops / (mfu * BF16_PEAKS[name]) / 3600)} hours of one {card}" for card, name in CARDS.items())
+    per_card = {card: flops / (mfu * (BF16_PEAKS[name] or math.nan)) / 3600 for card, name in CARDS.items()}
+    hours = ", ".join(f"{say(count)} hours of one {card}" for card, count in per_card.items())
     return (
         f"the bill: {format_tokens(tokens)} tokens, {flops:.2e} FLOPs, {say(disk / 1e9)} GB of checkpoints\n"
         f"at {100 * mfu:g}% of the card's bf16 peak (mfu={mfu:g}): {hours}"
