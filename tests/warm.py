@@ -234,6 +234,7 @@ class Program:
         main.__dict__["__builtins__"] = __builtins__
         if request["module"]:
             sys.path[0] = os.getcwd()
+            sys.modules.pop(request["module"], None)  # it is to be __main__
             runpy._run_module_as_main(request["module"])
         else:
             script = os.path.abspath(request["argv"][0])
