@@ -231,6 +231,13 @@ def test_an_ablation_sweep_is_not_merged_into_one_arm(tmp_path):
     }
 
 
+def test_of_two_ablations_neither_is_the_base(tmp_path):
+    changes = ({"model.scalar": ["sqk"], "model.normalize_qk": True}, {"model.scalar": [], "model.normalize_qk": False})
+    folders = [make_run(tmp_path, f"run{index}", "ngpt_ablation", config=config) for index, config in enumerate(changes)]
+    arms = analyze_runs(read_runs(folders)).arms
+    assert arms == {"run0": "ngpt_ablation scalar=['sqk']", "run1": "ngpt_ablation normalize_qk=False"}
+
+
 def test_runs_are_found_one_level_down_and_what_is_none_is_noted(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     make_run(tmp_path / "runs", "alone")

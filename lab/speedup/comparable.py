@@ -6,6 +6,7 @@ rate, together with its *variant* where other settings differ as well. Runs of a
 seeds. Keys that leave the result alone (`engine.config.NEUTRAL`) tell nothing apart.
 """
 
+import functools
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -151,14 +152,14 @@ def has_diverged(run: Run) -> bool:
 def label_arms(runs: Sequence[Run], across: tuple[str, ...] = ()) -> dict[str, str]:
     """Return {run name: arm}: the model, what `across` (precision, a dotted key) splits, and changes inside the model.
 
-    Of the settings of `model.*` that vary among the runs of one model, an arm is named by those in which it leaves the most
-    common value: of an ablation, the base is the model's plain name.
+    Of the settings of `model.*` that vary among the runs of one model, an arm is named by those in which it leaves the usual
+    value: the base of an ablation has the model's plain name.
     """
     arms = {}
     for model in dict.fromkeys(run.model for run in runs):
         members = [run for run in runs if run.model == model]
         recipes = _fill_in(members)
-        usual = _find_usual_values(recipes, {"model.name", *CONTROLLED_KEYS, *across})
+        usual = _find_usual_values(model, recipes, {"model.name", *CONTROLLED_KEYS, *across})
         for run, recipe in zip(members, recipes, strict=True):
             parts = [model, *(_name_value(run, key) for key in across)]
             parts += [
@@ -179,13 +180,15 @@ def _short(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else shorten(value, 40)
 
 
-def _find_usual_values(recipes: Sequence[dict], skipped: set[str]) -> dict[str, str]:
-    """Return {key: most common value} of the settings of `model.*` that vary among the runs of a model."""
+def _find_usual_values(model: str, recipes: Sequence[dict], skipped: set[str]) -> dict[str, str]:
+    """Return {key: usual value} of the settings of `model.*` that vary: the most common one, of equally common the default."""
     usual = {}
     for key in sorted({key for recipe in recipes for key in recipe if key.startswith("model.")} - skipped):
-        counts = Counter(str(recipe.get(key)) for recipe in recipes)
+        counts = Counter(str(recipe.get(key)) for recipe in recipes).most_common()
         if len(counts) > 1:
-            usual[key] = counts.most_common(1)[0][0]
+            common = [value for value, count in counts if count == counts[0][1]]
+            default = str(_read_defaults(model).get(key)) if len(common) > 1 else ""
+            usual[key] = default if default in common else common[0]
     return usual
 
 
@@ -252,12 +255,16 @@ def _fill_in(runs: Sequence[Run]) -> list[dict]:
     """Return the runs' recipes, a setting of the model that only some folders have filled in with its default."""
     recipes = [read_recipe(run) for run in runs]
     keys = {key for recipe in recipes for key in recipe if key.startswith("model.")}
-    if any(keys - recipe.keys() for recipe in recipes):
-        from engine.models import MODELS  # with it comes torch, which takes seconds
-
-        for run, recipe in zip(runs, recipes, strict=True):
-            defaults = asdict(MODELS[run.model].Config()) if run.model in MODELS else {}
-            for key in keys - recipe.keys():
-                value = defaults.get(key.removeprefix("model."))
-                recipe[key] = value if (number := to_number(value)) is None else number
+    for run, recipe in zip(runs, recipes, strict=True):
+        for key in keys - recipe.keys():
+            recipe[key] = _read_defaults(run.model).get(key)
     return recipes
+
+
+@functools.cache
+def _read_defaults(model: str) -> dict:
+    """Return the defaults of a model's settings by dotted key, empty for a model that is not ours."""
+    from engine.models import MODELS  # with it comes torch, which takes seconds
+
+    values = asdict(MODELS[model].Config()) if model in MODELS else {}
+    return {f"model.{key}": value if (number := to_number(value)) is None else number for key, value in values.items()}
