@@ -531,19 +531,6 @@ def test_where_the_base_is_a_row_of_the_paper_its_figures_are_restated(tmp_path)
         rows_of(folders, base="nine")
 
 
-def test_the_rate_is_chosen_over_shared_seeds(tmp_path):
-    """A single run at another rate, of a lucky seed, must not become the base."""
-    base = [ablation_run(tmp_path, f"base{seed}", loss, seed, lr=1e-3) for seed, loss in ((1, 2.05), (2, 1.95), (3, 2.00))]
-    lucky = ablation_run(tmp_path, "lucky", 1.99, 2, lr=2e-3)
-    fixed = [
-        ablation_run(tmp_path, f"fixed{seed}", 1.03 * loss, seed, lr=1e-3, **{"model.fixed": ["sz"]})
-        for seed, loss in ((1, 2.05), (2, 1.95), (3, 2.00))
-    ]
-    (table,) = analyze_ablations(read_runs([*base, lucky, *fixed])).tables
-    assert table.rows[0].learning_rate == 1e-3 and table.rows[0].rates_tried == (1e-3, 2e-3)
-    assert table.rows[1].delta_percent == pytest.approx(3.0) and table.rows[1].paired_seeds == (1, 2, 3)
-
-
 def test_diverged_unfinished_foreign_and_repeated_runs(sweep, tmp_path):
     extra = [
         make_run(tmp_path, "gpt-run"),
