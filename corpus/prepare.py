@@ -195,7 +195,7 @@ def summarize(directory: Path, config: PrepareConfig, splits: dict[str, SplitInf
         if counts[key]:
             say(f"warning: {message.format(counts[key])}")
     if splits["val"].tokens <= SHORT_VALIDATION:
-        say(f"warning: val.bin holds only {splits['val'].tokens:,} tokens; data.val_fraction=0.1 makes it a tenth of the documents")
+        say(f"warning: val.bin holds only {splits['val'].tokens:,} tokens; a larger data.val_fraction makes it longer")
     if config.limit_documents is None:
         documents = sum(info.documents for info in splits.values())
         found = {"documents": documents, **{f"{name}_tokens": info.tokens for name, info in splits.items()}}
