@@ -195,18 +195,19 @@ def read_early(environment: dict[str, str]) -> dict[str, str]:
 class Program:
     """What a forked process is to become."""
 
-    def __init__(self, request: dict, descriptors: list[int]):
+    def __init__(self, request: dict, descriptors: list[int], between: int):
         self.request = request
+        self.between = between  # the process that forked this one, and ends at once
         self.descriptors = descriptors
         self.is_launcher = (request["module"] or Path(request["argv"][0]).name) in LAUNCHERS
 
     def take_place(self) -> None:
         """Take parent, group, streams, folder and environment of the request."""
         request = self.request
-        while os.getppid() != request["parent"]:  # the process between has not ended, or there is no parent any more
+        while os.getppid() == self.between:
             time.sleep(0.001)
-            if os.getppid() == 1 != request["parent"]:
-                os._exit(1)
+        if os.getppid() != request["parent"]:  # it has died: there is nobody to be a program for
+            os._exit(1)
         if request["session"]:
             os.setsid()
         elif request["group"] != os.getpgrp():
@@ -290,6 +291,7 @@ def receive(connection: socket.socket) -> Program | None:
         reading, writing = os.pipe()
         between = os.fork()
         if not between:
+            between = os.getpid()
             child = os.fork()
             if child:
                 os.write(writing, str(child).encode())
@@ -297,7 +299,7 @@ def receive(connection: socket.socket) -> Program | None:
             os.close(reading)
             os.close(writing)
             connection.close()
-            return Program(json.loads(message), descriptors)
+            return Program(json.loads(message), descriptors, between)
         for descriptor in (*descriptors, writing):
             os.close(descriptor)
         os.waitpid(between, 0)  # from here on the child is the child of whom asked
