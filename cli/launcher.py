@@ -53,10 +53,10 @@ def planned_world_size() -> int:
     return to_count(text)
 
 
-def planned_ranks_per_node() -> int:
+def planned_ranks_per_node(world_size: int) -> int:
     """Return LOCAL_WORLD_SIZE, how many processes of the launch share this machine; all of them where nothing says so."""
     here = to_count(os.environ.get("LOCAL_WORLD_SIZE", ""))
-    return here if here > 0 else planned_world_size()
+    return here if here > 0 else world_size
 
 
 def is_silent() -> bool:

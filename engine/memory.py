@@ -64,7 +64,7 @@ def estimate_memory(config: Config, model: nn.Module, world_size: int, use_compi
     is_sharded = config.is_sharded and world_size > 1
     shards = world_size if is_sharded else 1
     if config.parallel == "hsdp":
-        shards = min(world_size, planned_ranks_per_node())
+        shards = min(world_size, planned_ranks_per_node(world_size))
     accumulates = config.global_batch_size > config.micro_batch_size * world_size
     # DDP's buckets stay; gradients that do not meet yet are whole, also where the weights are sharded.
     gradients = weights if accumulates or world_size > 1 and not is_sharded else 0

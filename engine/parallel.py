@@ -78,7 +78,7 @@ def place_sharded(config: Config, ranks: Ranks, use_compile: bool) -> NextTokenL
     prepare(loss_of, config, ranks.device, use_compile)
     shape: tuple[int, ...] = (ranks.world_size,)
     if config.parallel == "hsdp":
-        per_node = planned_ranks_per_node()
+        per_node = planned_ranks_per_node(ranks.world_size)
         if ranks.world_size % per_node:
             raise ConfigError(f"parallel=hsdp needs equally many ranks on every node: {ranks.world_size} ranks, {per_node} here")
         shape = (ranks.world_size // per_node, per_node)  # copies, and parts of each
