@@ -6,21 +6,17 @@ Each contender runs in processes of its own with empty caches. Memory is the pea
 pages divided among their users) summed over the contender's processes.
 """
 
+import glob
+import os
+import re
+import subprocess
 import sys
+import tempfile
+import threading
+import time
 from pathlib import Path
 
-# Replaced, not extended: scripts/inspect_weights.py would hide the standard library's inspect from all that follows.
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[0] = str(ROOT)
-
-import glob  # noqa: E402
-import os  # noqa: E402
-import re  # noqa: E402
-import subprocess  # noqa: E402
-import tempfile  # noqa: E402
-import threading  # noqa: E402
-import time  # noqa: E402
-
 CORES = len(os.sched_getaffinity(0))
 
 
@@ -150,6 +146,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    sys.path[0] = str(ROOT)  # the repository's root, not scripts/
     if len(sys.argv) == 4 and sys.argv[1] in CONTENDERS:  # a process of its own, without our imports
         CONTENDERS[sys.argv[1]](sorted(glob.glob(sys.argv[2])), sys.argv[3])
     else:
