@@ -83,8 +83,11 @@ class Trainer:
             Diverged: the numbers are not finite and on_nonfinite does not help, or a matrix left the sphere.
             CheckpointError: checkpoints could not be written.
         """
-        if self.state.step == 0 or self.state.evaluation_pending:
+        is_made_up = self.state.evaluation_pending
+        if self.state.step == 0 or is_made_up:
             self.validate(log, interruption)
+        if is_made_up and not self.state.evaluation_pending and self.state.step == self.config.max_steps:
+            self.save(log)  # no step will: without it every further start would validate again
         stopped = self.state.evaluation_pending
         while self.state.step < self.config.max_steps and not stopped:
             result = self.train_step(interruption)

@@ -255,6 +255,20 @@ def test_a_signal_in_an_evaluation_puts_it_off(docs, tmp_path, whole, faults):
     assert lines_of(folder) == lines_of(whole)
 
 
+def test_a_signal_in_the_last_evaluation_is_made_up_for_once(docs, tmp_path, faults, capsys):
+    faults.signal_in_evaluation(signal.SIGTERM)
+    with pytest.raises(Preempted):
+        here(docs, tmp_path, "x", "model=gpt", "eval_interval=12")
+    folder = tmp_path / "x"
+    assert status(folder)["state"] == "preempted" and sorted(metrics(folder, "val/loss")) == [0]
+    here(docs, tmp_path, "x", "model=gpt", "eval_interval=12")
+    assert status(folder)["state"] == "done" and sorted(metrics(folder, "val/loss")) == [0, 12]
+    before = (folder / "metrics.jsonl").read_bytes()
+    capsys.readouterr()
+    here(docs, tmp_path, "x", "model=gpt", "eval_interval=12")
+    assert "all 12 steps are done" in capsys.readouterr().out and (folder / "metrics.jsonl").read_bytes() == before
+
+
 @pytest.mark.slow
 def test_a_second_signal_ends_a_save_at_once_and_harms_nothing(docs, tmp_path, whole):
     words = arguments(docs, tmp_path, "x", "model=ngpt")
