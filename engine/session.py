@@ -1,7 +1,7 @@
 """One session of a run: from a configuration to done, preempted, diverged or failed."""
 
 import sys
-from contextlib import closing
+from contextlib import ExitStack, closing
 
 from corpus.token_file import verify_token_files
 from engine.accounting import describe_run, peak_flops
@@ -33,7 +33,7 @@ def train(config: Config) -> None:
     check_config(config)
     lock = RunLock()
     meeting = start_ranks(config.device, config.timeout_seconds, dump_folder=config.run_dir)
-    with Interruption() as interruption, meeting as ranks, closing(lock):
+    with Interruption() as interruption, meeting as ranks, closing(lock), ExitStack() as leaving:
         interruption.has_begun = True
         # Each agree and on_main is a meeting of all ranks, so every rank makes these calls, in this order, or leaves with
         # the error of whichever failed.
@@ -49,6 +49,7 @@ def train(config: Config) -> None:
                 return Trainer(config, ranks, data, checkpoint)
 
         trainer = ranks.agree(make_trainer)
+        leaving.callback(trainer.close)
         if trainer.state.step == config.max_steps and not trainer.state.evaluation_pending:
             if ranks.is_main_process:
                 mark_done(config.run_dir, trainer.state.step)

@@ -1,5 +1,6 @@
 """The training loop. It does not know which model it trains."""
 
+import gc
 import math
 import sys
 import time
@@ -192,6 +193,16 @@ class Trainer:
         values |= {} if deviation is None else {"train/max_norm_deviation": deviation}
         log.log(self.state.step, self.state.train_seconds, values)
         check_norms(deviation, self.config.precision.matrices)
+
+    def close(self) -> None:
+        """Let DDP go while the ranks are still together; nothing can be trained afterwards.
+
+        DDP's reducer would otherwise hold the last reference to the process group, and end the group's thread with Python's
+        lock in its hand while that thread waits for the lock: the rank would hang at its end (seen with gloo, torch 2.13).
+        """
+        if self.training_model is not self.model_with_loss:
+            self.training_model = self.model_with_loss
+            gc.collect()
 
     def save(self, log: MetricsLog) -> None:
         """Copy the state to rank 0 and let it be written beside the training; an error of rank 0 is every rank's."""

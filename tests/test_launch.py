@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from jobs import STEPS, TORCHRUN, Job, arguments, assert_equal_runs, processes_of, ranks_of, undisturbed, wait_until
-from training import ROOT, environment
+from training import ROOT, SMALL, environment, run
 
 pytestmark = [pytest.mark.slow, pytest.mark.distributed]
 TIMEOUT = 10  # seconds that a rank waits for the others; a busy machine starts them seconds apart
@@ -218,3 +218,32 @@ def test_shell_scripts_are_sound():
         subprocess.run(["bash", "-n", str(path)], check=True)
         if shutil.which("shellcheck"):
             subprocess.run(["shellcheck", "--severity=warning", str(path)], check=True)
+
+
+PARTING = """
+import sys, weakref
+sys.path[:0] = [{root!r}, {tests!r}]
+import faulty_train
+import torch.distributed as dist
+from cli.entry import run_entry
+from engine.config import Config
+from engine.trainer import Trainer
+wrappers = []
+make, destroy = Trainer.__init__, dist.destroy_process_group
+def remember(self, *arguments):
+    make(self, *arguments)
+    wrappers.append(weakref.ref(self.training_model))
+def say_and_destroy(*arguments):
+    print("DDP is", "still there" if wrappers[0]() else "gone", flush=True)
+    destroy(*arguments)
+Trainer.__init__, dist.destroy_process_group = remember, say_and_destroy
+run_entry(faulty_train.main, Config, config_name="train", has_ranks=True)
+"""
+
+
+def test_ddp_goes_before_the_process_group_so_that_no_rank_hangs_at_its_end(docs, tmp_path):
+    script = tmp_path / "parting.py"
+    script.write_text(PARTING.format(root=str(ROOT), tests=str(ROOT / "tests")))
+    where = (f"data.dir={docs}", f"out_dir={tmp_path}", "run_name=x")
+    done = run(str(script), *SMALL, "model=gpt", "micro_batch_size=4", *where, ranks=2)
+    assert done.stdout.count("DDP is gone") == 2 and "still there" not in done.stdout
