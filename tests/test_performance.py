@@ -84,7 +84,7 @@ def test_matrices_are_normalized_in_place_as_vectors_are(dtype, dim):
 
 @pytest.mark.parametrize(
     "dtype, tolerance, use_compile",
-    [(torch.float32, 1e-6, False), (torch.float32, 1e-6, True), (torch.bfloat16, 1e-2, False)],
+    [(torch.float32, 1e-6, False), pytest.param(torch.float32, 1e-6, True, marks=pytest.mark.slow), (torch.bfloat16, 1e-2, False)],
 )
 def test_the_loss_in_chunks_has_the_loss_and_gradients_of_the_whole(dtype, tolerance, use_compile):
     torch.manual_seed(0)

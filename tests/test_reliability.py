@@ -86,7 +86,7 @@ def lines_of(folder):
 def test_training_does_not_wait_for_the_disk_but_the_next_save_does(monkeypatch, tmp_path):
     opened, writing = threading.Event(), []
 
-    def write(folder, snapshot, keep, keep_every):
+    def write(folder, snapshot, keep, keep_every, keep_steps):
         writing.append(snapshot)
         assert opened.wait(10)
 

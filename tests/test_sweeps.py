@@ -430,6 +430,7 @@ def test_a_run_folder_is_finished_only_with_the_same_configuration(tmp_path, mon
 # --- Slurm
 
 
+@pytest.mark.slow
 def test_a_slurm_array_gives_each_task_its_line(tmp_path, monkeypatch):
     """With an srun of our own, which writes down what it was given; how a task ends and comes back is test_launch's."""
     monkeypatch.chdir(ROOT)
