@@ -256,8 +256,9 @@ def _validation_curve(records: list[dict]) -> tuple[Validation, ...]:
             step,
             int(_to_finite(record.get("tokens")) or 0),
             to_number(record.get("train_seconds")),
-            float(record["val/loss"]),
+            loss,
             to_number(record.get("val/bits_per_byte")),
         )
         for step, record in select_validations(records).items()
+        if (loss := to_number(record["val/loss"])) is not None
     )

@@ -186,8 +186,8 @@ def test_the_folders_hold_what_is_read_elsewhere_and_nothing_more(runs, exports)
 
 def test_the_exported_code_needs_torch_and_transformers_alone(exports):
     for file in CODE:
-        assert (exports["ngpt"] / file).read_bytes() == (ROOT / "export" / file).read_bytes()
-        for node in ast.walk(ast.parse((ROOT / "export" / file).read_text())):
+        assert (exports["ngpt"] / file).read_bytes() == (ROOT / "lab/export" / file).read_bytes()
+        for node in ast.walk(ast.parse((ROOT / "lab/export" / file).read_text())):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [node.module] if isinstance(node, ast.ImportFrom) and not node.level else []
             assert {name.split(".")[0] for name in names} <= {"torch", "transformers", "inspect"}, file

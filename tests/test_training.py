@@ -93,6 +93,7 @@ def test_the_run_folder_explains_itself(docs, tmp_path):
     assert names == {
         "config.yaml",
         "environment.json",
+        "console.log",
         "metrics.jsonl",
         "status.json",
         "checkpoints",

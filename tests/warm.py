@@ -64,7 +64,6 @@ READ_EARLY = (
     "LD_",
     "OMP_",
     "MKL_",
-    "KMP_",
     "OPENBLAS",
     "MALLOC",
     "MPL",
