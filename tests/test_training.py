@@ -101,7 +101,9 @@ def test_the_run_folder_explains_itself(docs, tmp_path):
         "run.lock",
     }
     assert sorted(p.name for p in (folder / "checkpoints").iterdir()) == ["step-00000006", "step-00000012"]
-    assert json.loads((folder / "status.json").read_text()) == {"state": "done", "step": 12, "message": ""}
+    status = json.loads((folder / "status.json").read_text())
+    assert (status["state"], status["step"], status["message"]) == ("done", 12, "")
+    assert status["started"] <= status["finished"] and status["val_loss"] == metrics(folder, "val/loss")[12]
     environment_ = json.loads((folder / "environment.json").read_text())
     assert environment_["tokens_per_step"] == 8 * 32 and environment_["evaluation"]["windows"] == 20
     assert sorted(metrics(folder, "val/loss")) == [0, 6, 12] and sorted(metrics(folder, "train/loss")) == list(range(1, 13))
@@ -111,7 +113,8 @@ def test_the_run_folder_explains_itself(docs, tmp_path):
     (folder / "status.json").write_text('{"state": "running", "step": 6, "message": ""}')  # killed at the very end
     again = run("train.py", *SMALL, f"data.dir={docs}", f"out_dir={tmp_path}", "model=ngpt")
     assert "all 12 steps are done" in again.stdout
-    assert json.loads((folder / "status.json").read_text()) == {"state": "done", "step": 12, "message": ""}
+    status = json.loads((folder / "status.json").read_text())
+    assert (status["state"], status["step"], status["message"]) == ("done", 12, "")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP])
