@@ -6,7 +6,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 LAB = ("speedup", "inspection", "ablations", "evaluation", "sweeps", "export", "benchmark", "soak", "transfer")
-LAB_MAY_IMPORT = {"ablations": {"speedup"}}  # what may be compared is decided once
+LAB_MAY_IMPORT = {"ablations": {"speedup"}, "transfer": {"speedup"}}  # what may be compared is decided once
 ROOMS = ("gpt", "ngpt", "arms", "cli", "runfolder", "corpus", "engine", "lab", "sampling", "scripts")
 MAY_IMPORT = {
     "gpt": set(),

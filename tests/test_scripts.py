@@ -24,6 +24,7 @@ PROGRAMS = {
     "scripts/runs.py": ("lab.list_runs", "PROGRAM"),
     "scripts/soak.py": ("lab.soak.cli", "PROGRAM"),
     "scripts/sweep.py": ("lab.sweeps.cli", "PROGRAM"),
+    "scripts/transfer.py": ("lab.transfer.cli", "PROGRAM"),
 }
 OTHERS = {"bench.py", "bench_prepare.py", "inspect.py"}
 

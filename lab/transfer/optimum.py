@@ -19,6 +19,7 @@ class Optimum:
         loss: the parabola's value there, nats/token.
         is_inside: whether rates on both sides of the vertex were tried; if not, it is the grid's end or an extrapolation.
         curve: (log2 of the rate, mean loss over seeds), by rate.
+        seeds: how many ran every rate.
     """
 
     octave: float
@@ -26,6 +27,7 @@ class Optimum:
     loss: float
     is_inside: bool
     curve: tuple[tuple[float, float], ...]
+    seeds: int
 
     @property
     def rate(self) -> float:
@@ -56,7 +58,7 @@ def find_optimum(losses: Iterable[tuple[float, int, float]]) -> Optimum:
             _vertex([(o, mean(row[o] for other, row in shared.items() if other != seed)) for o in rates])[0] for seed in shared
         ]
         error = stdev(without) * (len(without) - 1) / math.sqrt(len(without))
-    return Optimum(octave, error, loss, is_inside, tuple(curve))
+    return Optimum(octave, error, loss, is_inside, tuple(curve), len(shared))
 
 
 def _vertex(curve: list[tuple[float, float]]) -> tuple[float, float, bool]:
