@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
@@ -144,6 +145,7 @@ def unknown_key(key: str, schema: type, config_name: str = "", overrides: Iterab
 
 def keys_of_choices(config_name: str, group: str, choices: list[str]) -> dict[str, list[str]]:
     """Return the dotted keys below a group's name, for each of these choices of the group."""
+    GlobalHydra.instance().clear()  # what is to be explained may have failed while a composition was open, and Hydra has but one
     with initialize_config_dir(CONFIG_DIR, version_base="1.3"):
         nodes = {choice: compose(config_name, [f"{group}={choice}"])[group] for choice in choices}
     return {choice: [f"{group}.{key}" for key in node] for choice, node in nodes.items()}

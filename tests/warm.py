@@ -67,6 +67,8 @@ READ_EARLY = (
     "OPENBLAS",
     "MALLOC",
     "MPL",
+    "CC",
+    "CXX",
     "TORCH_LOGS",
     "TZ",
     "COLD_STARTS",

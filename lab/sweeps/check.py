@@ -39,7 +39,7 @@ def compose_points(points: Iterable[Point], world_size: int) -> dict[str, Config
                 check_config(config)
                 check_batch(config, world_size)
             except HydraException as error:
-                raise ConfigError(f"{point.name}: {explain_composition(error, Config, 'train')}") from None
+                raise ConfigError(f"{point.name}: {explain_composition(error, Config, 'train', point.overrides)}") from None
             except (ConfigError, OmegaConfBaseException) as error:
                 raise ConfigError(f"{point.name}: {first_line(error)}") from None
             configs[point.name] = config
