@@ -1,4 +1,4 @@
-"""Decide which runs may be compared with which, and tell arms, candidates and seeds apart.
+"""Decide which runs may be compared with which, and tell candidates and seeds apart (arms: arms.py).
 
 A *section* holds the runs of one model size, context, corpus and tokenizer. Inside it an *arm* is what is compared: a model with
 the settings of `model.*` that set it apart. A *budget* is a number of tokens. At one budget of an arm a *candidate* is a learning
@@ -8,7 +8,6 @@ seeds. Keys that leave the result alone (`engine.config.NEUTRAL`) tell nothing a
 
 import functools
 import math
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 
@@ -149,49 +148,6 @@ def has_diverged(run: Run) -> bool:
     return (reason_left_out(run) or "").startswith("diverged")
 
 
-def label_arms(runs: Sequence[Run], across: tuple[str, ...] = ()) -> dict[str, str]:
-    """Return {run name: arm}: the model, what `across` (precision, a dotted key) splits, and changes inside the model.
-
-    Of the settings of `model.*` that vary among the runs of one model, an arm is named by those in which it leaves the usual
-    value: the base of an ablation has the model's plain name.
-    """
-    arms = {}
-    for model in dict.fromkeys(run.model for run in runs):
-        members = [run for run in runs if run.model == model]
-        recipes = _fill_in(members)
-        usual = _find_usual_values(model, recipes, {"model.name", *CONTROLLED_KEYS, *across})
-        for run, recipe in zip(members, recipes, strict=True):
-            parts = [model, *(_name_value(run, key) for key in across)]
-            parts += [
-                f"{key.removeprefix('model.')}={_short(recipe.get(key))}" for key in usual if str(recipe.get(key)) != usual[key]
-            ]
-            arms[run.name] = " ".join(parts)
-    return {run.name: arms[run.name] for run in runs}
-
-
-def _name_value(run: Run, key: str) -> str:
-    """Return a run's value of a setting that arms are split by, as a part of the arm's name."""
-    if key == "precision":
-        return str(lookup(run.config, "precision.name") or lookup(run.config, "precision"))
-    return f"{key.split('.')[-1]}={shorten(lookup(run.config, key))}"
-
-
-def _short(value: object) -> str:
-    return f"{value:g}" if isinstance(value, float) else shorten(value, 40)
-
-
-def _find_usual_values(model: str, recipes: Sequence[dict], skipped: set[str]) -> dict[str, str]:
-    """Return {key: usual value} of the settings of `model.*` that vary: the most common one, of equally common the default."""
-    usual = {}
-    for key in sorted({key for recipe in recipes for key in recipe if key.startswith("model.")} - skipped):
-        counts = Counter(str(recipe.get(key)) for recipe in recipes).most_common()
-        if len(counts) > 1:
-            common = [value for value, count in counts if count == counts[0][1]]
-            default = str(_read_defaults(model).get(key)) if len(common) > 1 else ""
-            usual[key] = default if default in common else common[0]
-    return usual
-
-
 def flatten(mapping: dict, prefix: str = "") -> dict:
     """Return nested dicts as one dict of dotted keys."""
     flat = {}
@@ -214,7 +170,7 @@ def describe_variants(runs: Sequence[Run], arms: dict[str, str]) -> dict[str, st
     variants = {}
     for members in groups.values():
         skip = IDENTIFYING if any(run.was_nonfinite for run in members) else IDENTIFYING | ON_NONFINITE
-        recipes = _fill_in(members)
+        recipes = fill_in(members)
         keys = sorted({key for recipe in recipes for key in recipe} - skip)
         varying = [key for key in keys if len({str(recipe.get(key)) for recipe in recipes}) > 1]
         for run, recipe in zip(members, recipes, strict=True):
@@ -251,18 +207,18 @@ def _list_defaults() -> dict:
 DEFAULTS = _list_defaults()
 
 
-def _fill_in(runs: Sequence[Run]) -> list[dict]:
+def fill_in(runs: Sequence[Run]) -> list[dict]:
     """Return the runs' recipes, a setting of the model that only some folders have filled in with its default."""
     recipes = [read_recipe(run) for run in runs]
     keys = {key for recipe in recipes for key in recipe if key.startswith("model.")}
     for run, recipe in zip(runs, recipes, strict=True):
         for key in keys - recipe.keys():
-            recipe[key] = _read_defaults(run.model).get(key)
+            recipe[key] = read_defaults(run.model).get(key)
     return recipes
 
 
 @functools.cache
-def _read_defaults(model: str) -> dict:
+def read_defaults(model: str) -> dict:
     """Return the defaults of a model's settings by dotted key, empty for a model that is not ours."""
     from engine.models import MODELS  # with it comes torch, which takes seconds
 

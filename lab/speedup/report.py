@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from lab.runs import Run, lookup
+from lab.speedup.arms import label_arms
 from lab.speedup.caveats import Caveats, Settings, collect_caveats, describe_unsteady_timing, sort_settings
 from lab.speedup.comparable import (
     IncomparableError,
@@ -11,7 +12,6 @@ from lab.speedup.comparable import (
     find_differences,
     find_speed_differences,
     has_diverged,
-    label_arms,
     reason_left_out,
 )
 from lab.speedup.decomposition import Decomposition, decompose, find_reference
