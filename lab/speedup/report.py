@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from lab.runs import Run, lookup
 from lab.speedup.arms import label_arms
-from lab.speedup.caveats import Caveats, Settings, collect_caveats, describe_unsteady_timing, sort_settings
+from lab.speedup.caveats import Caveats, collect_caveats, describe_unsteady_timing
 from lab.speedup.comparable import (
     IncomparableError,
     describe_variants,
@@ -14,6 +14,7 @@ from lab.speedup.comparable import (
     has_diverged,
     reason_left_out,
 )
+from lab.speedup.conditions import Settings, sort_settings
 from lab.speedup.decomposition import Decomposition, decompose, find_reference
 from lab.speedup.ladder import Endpoint, Ladder, build_ladder
 from lab.speedup.published import find_claim, read_shape, read_whole
