@@ -3,13 +3,15 @@
 import textwrap
 
 DISPLAY_NAMES = {"gpt": "GPT", "ngpt": "nGPT", "gpt_qknorm": "GPT+QK-norm", "angpt": "anGPT"}
+RULES = {"update=muon": "+Muon", "update=adamh": "+AdamH"}
 WIDTH = 100  # columns of a terminal that every text output fits
 
 
 def display_arm(arm: str) -> str:
     """Return an arm's name as the literature writes it."""
     model, *rest = arm.split(" ")
-    return " ".join([DISPLAY_NAMES.get(model, model), *rest])
+    name = DISPLAY_NAMES.get(model, model) + "".join(RULES.get(part, "") for part in rest)
+    return " ".join([name, *(part for part in rest if part not in RULES)])
 
 
 def format_tokens(tokens: float) -> str:

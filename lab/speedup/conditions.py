@@ -53,9 +53,15 @@ def describe_conditions(ladders: dict[str, Ladder], settings: Settings) -> list[
     different = [
         f"{key.removeprefix('model.')} {_list_values(settings, key, ladders)}" for key in find_different_settings(settings, ladders)
     ]
+    fraction, decay = (_list_values(settings, key, ladders) for key in ("decay_fraction", "decay"))
+    shapes = {
+        "cosine": "one cosine from the peak rate",
+        "wsd": f"the peak rate, then a decay over the last {fraction} of the steps ({decay})",
+    }
+    schedule = _list_values(settings, "schedule", ladders)
     sentences = [
         _per_arm("Budgets, in tokens: ", ladders, _list_budgets) + ". Each is a run of its own.",
-        "Schedule: linear warmup" + (f" ({warmup} steps)" if warmup else "") + ", then one cosine from the peak rate"
+        "Schedule: linear warmup" + (f" ({warmup} steps)" if warmup else "") + f", then {shapes.get(schedule, schedule)}"
         f" down to {floor or 'the minimum'} at the run's last step; runs that did not get there are left out.",
         _per_arm("Seeds (initial weights and order of the data): ", ladders, _list_seeds) + ".",
     ]

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from lab.runs import Run, lookup
-from lab.speedup.arms import label_arms
+from lab.speedup.arms import find_mixed_schedules, label_arms
 from lab.speedup.caveats import Caveats, collect_caveats, describe_unsteady_timing
 from lab.speedup.comparable import (
     IncomparableError,
@@ -12,6 +12,7 @@ from lab.speedup.comparable import (
     find_differences,
     find_speed_differences,
     has_diverged,
+    read_field,
     reason_left_out,
 )
 from lab.speedup.conditions import Settings, sort_settings
@@ -146,13 +147,16 @@ def analyze_runs(runs: list[Run], baseline: str | None = None, across: tuple[str
     kept = [run for run in runs if not reason_left_out(run)]
     if not kept:
         raise IncomparableError("no finished run to compare:\n" + "\n".join(f"  {run.name}: {reason}" for run, reason in left_out))
-    unknown = [key for key in across if all(lookup(run.config, key) is None for run in kept)]
+    unknown = [key for key in across if all(read_field(run, "config", key) is None for run in kept)]
     if unknown:
         raise IncomparableError(f"cannot split arms by {unknown[0]!r}: no run's config.yaml has it")
     differences = find_differences(kept, across)
     if differences:
         raise IncomparableError("these runs cannot be compared:\n" + "\n".join(f"  {item}" for item in differences))
     arms = label_arms(runs, across)
+    if mixed := find_mixed_schedules(kept, arms):
+        hint = "compare one schedule at a time, or make arms of them with across=schedule"
+        raise IncomparableError("\n".join(["these runs cannot be compared:", *(f"  {line}" for line in mixed), hint]))
     variants = describe_variants(kept, arms)
     kept, repeated = drop_repeats(kept, arms, variants)
     left_out += repeated

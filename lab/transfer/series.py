@@ -9,6 +9,7 @@ import numpy as np
 
 from engine.models import TRANSFERS
 from lab.runs import Run, lookup
+from lab.speedup.arms import find_mixed_schedules
 from lab.speedup.comparable import IncomparableError, describe_variants, find_differences, has_diverged, read_field, reason_left_out
 from lab.transfer.optimum import Optimum, find_optimum
 from lab.words import format_rate
@@ -94,6 +95,7 @@ def read_series(runs: Sequence[Run]) -> tuple[list[Series], list[str]]:
 def refuse_mixtures(runs: Sequence[Run]) -> None:
     """Raise IncomparableError if runs differ in what must agree, or two of one rate and seed in some other setting."""
     differences = [str(item) for item in find_differences(runs) if item.field not in SHAPE] if runs else []
+    differences += find_mixed_schedules(runs, {run.name: " ".join(key_of(run)) for run in runs})
     variants = describe_variants(runs, {run.name: f"{key_of(run)} {size_of(run)}" for run in runs})
     differences += [f"{name} differs from others of its rate and size: {words}" for name, words in variants.items() if words]
     if differences:
