@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -68,7 +69,7 @@ def wait_until(is_true, seconds: float, what: str) -> None:
 class Job:
     """A started command that trains run_dir; leaving the with-block ends whatever is left of it."""
 
-    def __init__(self, run_dir: Path, command: list[str], **changes: str):
+    def __init__(self, run_dir: Path, command: list[str], preexec_fn: Callable[[], None] | None = None, **changes: str):
         self.run_dir = run_dir
         self.log = run_dir.parent / f"{run_dir.name}-{time.monotonic_ns()}.log"
         self.process = subprocess.Popen(
@@ -78,6 +79,7 @@ class Job:
             stderr=subprocess.STDOUT,
             env=environment(**changes),
             start_new_session=True,
+            preexec_fn=preexec_fn,
         )
 
     def __enter__(self) -> "Job":

@@ -203,7 +203,7 @@ class Program:
         self.is_launcher = (request["module"] or Path(request["argv"][0]).name) in LAUNCHERS
 
     def take_place(self) -> None:
-        """Take parent, group, streams, folder and environment of the request."""
+        """Take parent, group, streams, folder and environment of the request, and call its preexec_fn."""
         request = self.request
         while os.getppid() == self.between:
             time.sleep(0.001)
@@ -217,6 +217,8 @@ class Program:
         os.environ.clear()
         os.environ.update(request["environment"])
         os.chdir(request["cwd"])
+        if preexec := pickle.loads(b64decode(request["preexec"])):  # here, where the program's own server has it as well
+            preexec()
 
     def run(self) -> None:
         """Run the program as Python would, in a __main__ of its own; what it raises is for the caller to let through."""
@@ -228,9 +230,6 @@ class Program:
             import coverage
 
             coverage.process_startup()
-        sys.path[0] = str(Path(__file__).resolve().parents[1])  # where what comes next may be found
-        if preexec := pickle.loads(b64decode(request["preexec"])):
-            preexec()
         sys.argv, sys.orig_argv[:] = request["argv"], request["arguments"]
         main = sys.modules["__main__"] = types.ModuleType("__main__")
         main.__dict__["__builtins__"] = __builtins__
