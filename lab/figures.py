@@ -108,6 +108,9 @@ def literal(arm: str) -> str:
 
 def save_plot(figure, path: Path, title: str, caption: str) -> Plot:
     """Write a figure as PNG (white ground, for documents) and as SVG (for papers and the page), and close it."""
+    if layout := figure.get_layout_engine():  # arranged once for both files: savefig() would draw each an additional time for it
+        layout.execute(figure)
+        figure.set_layout_engine("none")
     pixels = io.BytesIO()
     figure.savefig(pixels, format="png", metadata={"Software": None})
     write_atomically(path, pixels.getvalue())
