@@ -128,6 +128,7 @@ def answers(runs, exports, tmp_path_factory):
 # ---- the model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CLASSES)
 def test_transformers_computes_what_the_run_computes(name, runs, answers):
     _, model = load_trained_model(runs[name])

@@ -138,6 +138,7 @@ def pages(tmp_path_factory) -> dict[str, Path]:
     }
 
 
+@pytest.mark.slow
 @in_browser
 @pytest.mark.parametrize("width", [PHONE, DESK])
 @pytest.mark.parametrize(
@@ -151,12 +152,14 @@ def test_a_page_is_whole_in_a_browser(pages, tmp_path, name, pictures, links, wi
     assert all(" against " in picture["alt"] or "token speedup" in picture["alt"] for picture in found["pictures"])
 
 
+@pytest.mark.slow
 @in_browser
 def test_on_a_phone_the_numbers_of_an_inspection_are_beside_their_names(pages, tmp_path):
     found = measure(pages["inspection"], PHONE, tmp_path)
     assert len(found["numbers_end"]) > 20 and max(found["numbers_end"]) < PHONE
 
 
+@pytest.mark.slow
 @in_browser
 def test_a_dark_screen_gets_a_dark_page_and_turned_pictures(pages, tmp_path):
     light = measure(pages["one"], PHONE, tmp_path / "light")
@@ -166,6 +169,7 @@ def test_a_dark_screen_gets_a_dark_page_and_turned_pictures(pages, tmp_path):
     assert all("invert(1)" in picture["filter"] for picture in dark["pictures"]) and not find_faults(dark)
 
 
+@pytest.mark.slow
 @in_browser
 def test_the_page_prints(pages, tmp_path):
     done = launch(tmp_path, DARK, "--no-pdf-header-footer", f"--print-to-pdf={tmp_path}/report.pdf", pages["one"].as_uri())

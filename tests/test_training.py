@@ -117,16 +117,23 @@ def test_the_run_folder_explains_itself(docs, tmp_path):
     assert (status["state"], status["step"], status["message"]) == ("done", 12, "")
 
 
+SIXTY = ["max_steps=60", "checkpoint_interval=1000", "eval_interval=60"]
+
+
+@pytest.fixture(scope="module")
+def sixty(docs, tmp_path_factory):
+    """A run of 60 steps that nothing befell."""
+    return train(docs, tmp_path_factory.mktemp("sixty"), "whole", *SIXTY)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP])
-def test_a_signal_saves_and_exits_with_75_and_the_same_command_continues(number, docs, tmp_path):
-    options = ["max_steps=60", "checkpoint_interval=1000", "eval_interval=60"]
-    whole = train(docs, tmp_path, "whole", *options)
-    arguments = [*SMALL, *options, f"data.dir={docs}", f"out_dir={tmp_path}", "run_name=parts"]
+def test_a_signal_saves_and_exits_with_75_and_the_same_command_continues(number, docs, sixty, tmp_path):
+    arguments = [*SMALL, *SIXTY, f"data.dir={docs}", f"out_dir={tmp_path}", "run_name=parts"]
     run("tests/faulty_train.py", f"signal_at=10,{number:d}", *arguments, code=75)
     status = json.loads((tmp_path / "parts/status.json").read_text())
     assert status["state"] == "preempted" and 10 <= status["step"] < 60
     run("train.py", *arguments)
-    assert_same(whole, tmp_path / "parts", step=60)
+    assert_same(sixty, tmp_path / "parts", step=60)
 
 
 def test_divergence_stops_with_5_before_the_weights_are_harmed(docs, tmp_path):
