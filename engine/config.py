@@ -135,11 +135,16 @@ class Config:
     @property
     def decay_start(self) -> int:
         """The step from which wsd's rate decays: up to there a run does not depend on max_steps."""
-        return self.max_steps - round(self.decay_fraction * self.max_steps)
+        return decay_start(self.max_steps, self.decay_fraction)
 
     @property
     def run_dir(self) -> Path:
         return Path(self.out_dir) / str(self.run_name)  # check_config has given it a name
+
+
+def decay_start(max_steps: int, decay_fraction: float) -> int:
+    """Return the step from which the rate of schedule=wsd decays."""
+    return max_steps - round(decay_fraction * max_steps)
 
 
 NEUTRAL = {f.name for f in fields(Config) if f.metadata.get("neutral")}

@@ -1,9 +1,11 @@
 """Is every point of a sweep a run that could start? Asked before the first one does."""
 
+import json
 from collections.abc import Iterable
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
@@ -19,7 +21,7 @@ from lab.sweeps.plan import Point
 from runfolder.status import read_json, read_status
 
 # Single values at the top, which choose no file: set afterwards, so that Hydra composes an arm once and not every point.
-PLAIN = {"max_steps", "learning_rate", "seed", "warmup_steps", "out_dir", "run_name"}
+PLAIN = {"max_steps", "learning_rate", "seed", "warmup_steps", "out_dir", "run_name", "branch_from", "keep_steps"}
 
 
 def compose_points(points: Iterable[Point], world_size: int) -> dict[str, Config]:
@@ -34,7 +36,7 @@ def compose_points(points: Iterable[Point], world_size: int) -> dict[str, Config
         for point in points:
             try:
                 raw = composed(tuple(o for o in point.overrides if key_of(o) not in PLAIN)).copy()
-                raw.update(dict(o.split("=", 1) for o in point.overrides if key_of(o) in PLAIN))
+                raw.update(dict(plain_value(o) for o in point.overrides if key_of(o) in PLAIN))
                 config = to_dataclass(raw, Config)
                 check_config(config)
                 check_batch(config, world_size)
@@ -91,6 +93,12 @@ def changed_keys(recorded: Config, wanted: Config, point: Point) -> list[str]:
         for key in sorted(new)
         if not is_neutral(key) and old.get(key) != new[key] and (key in old or key in named)
     ]
+
+
+def plain_value(override: str) -> tuple[str, Any]:
+    """Return the key and the value of an override that is a single value, or a list of numbers in brackets."""
+    key, _, value = override.partition("=")
+    return key, json.loads(value) if value.startswith("[") else value
 
 
 def key_of(override: str) -> str:

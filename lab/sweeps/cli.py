@@ -71,6 +71,7 @@ def main(settings: Settings) -> int:
     if not points:
         raise ConfigError(f"only={settings.only}: matches none of {len(sweep.points)} points, for example {sweep.points[0].name}")
     # Imported late: torch takes seconds, and a refusal should come at once.
+    from lab.sweeps.branches import detach
     from lab.sweeps.check import check_data, compose_points, finished_state
     from lab.sweeps.journal import Journal
     from lab.sweeps.local import LocalSweep, share_out
@@ -88,7 +89,7 @@ def main(settings: Settings) -> int:
     check_data(configs.values())
     journal = Journal(sweep.out_dir)
     local = LocalSweep(
-        points, finished(), journal, places, settings.nproc, lambda point: command_of(point, settings.nproc, sys.executable)
+        points, finished(), journal, places, settings.nproc, lambda point: command_of(detach(point), settings.nproc, sys.executable)
     )
     result = local.run()
     if not result.unfinished:
@@ -100,8 +101,16 @@ def main(settings: Settings) -> int:
 def plan(settings: Settings, sweep: "Sweep", rest: "list[Point]", count: int, configs: "dict[str, Config]") -> int:
     """Write the Slurm array, or print the commands and the bill, of what is not finished; return the exit code."""
     from lab.sweeps.bill import describe_bill
+    from lab.sweeps.branches import detach, is_ready
     from lab.sweeps.slurm import write_array
 
+    if settings.slurm:
+        waiting = {point.name for point in rest}
+        ready = [detach(point) for point in rest if is_ready(point, waiting)]
+        if len(ready) < len(rest):
+            left = f"{len(rest) - len(ready)} branches wait for their trunks"
+            print(f"{left}: when these are done, write a further array of them to another folder", file=sys.stderr)
+        rest = ready
     if settings.slurm and rest:
         script = write_array(Path(settings.slurm), sweep, rest, settings.nproc, settings.jobs)
         print(f"sbatch {shlex.quote(os.path.relpath(script))}")

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from tqdm import tqdm
 
 from cli.composition import ConfigError
+from lab.sweeps.branches import is_ready, own_steps
 from lab.sweeps.journal import Journal
 from lab.sweeps.outcome import last_line, last_step, outcome_of, status_path, version_of
 from lab.sweeps.plan import Point
@@ -93,7 +94,7 @@ class LocalSweep:
     def run(self) -> Result:
         """Run what is not finished; after a signal, end the points in order and return early."""
         tqdm.monitor_interval = 0  # no thread beside the one that starts processes
-        total = sum(point.max_steps for point in self.points)
+        total = sum(map(own_steps, self.points))
         with (
             Signals() as signals,
             tqdm(total=total, initial=self.steps(), unit="step", disable=None, dynamic_ncols=True) as bar,
@@ -101,8 +102,8 @@ class LocalSweep:
             self.bar, heard = bar, 0
             self.total, self.began, self.steps_before = total, time.monotonic(), self.steps()
             while self.running or self.waiting and not signals.count:
-                while self.waiting and self.places and not signals.count:
-                    self.start(self.waiting.popleft())
+                while self.places and not signals.count and (point := self.take_next()):
+                    self.start(point)
                 if signals.count > heard:
                     heard = signals.count
                     self.stop(kill=heard > 1)
@@ -114,6 +115,14 @@ class LocalSweep:
         for point in self.points:
             getattr(result, self.states.get(point.name, "unfinished")).append(point)
         return result
+
+    def take_next(self) -> Point | None:
+        """Return the first waiting point that can start, and take it out; None if there is none."""
+        unsettled = {point.name for point in self.waiting} | {attempt.point.name for attempt in self.running}
+        point = next((point for point in self.waiting if is_ready(point, unsettled)), None)
+        if point:
+            self.waiting.remove(point)
+        return point
 
     def start(self, point: Point) -> None:
         place, command = self.places.pop(0), self.command(point)
@@ -173,9 +182,12 @@ class LocalSweep:
         return f", about {left:.0f} s left" if left < 90 else f", about {left / 60:.0f} min left"
 
     def steps(self) -> int:
-        """Return the optimizer steps done so far, over all points."""
+        """Return the optimizer steps done so far, over all points; a branch's begin at its trunk's."""
         running = {attempt.point.name for attempt in self.running}
-        return sum(last_step(p) if p.name in running else p.max_steps if p.name in self.states else 0 for p in self.points)
+        return sum(
+            max(last_step(p) - p.first_step, 0) if p.name in running else own_steps(p) if p.name in self.states else 0
+            for p in self.points
+        )
 
     def show(self) -> None:
         if not self.bar.disable:

@@ -11,11 +11,14 @@ from typing import Any
 import yaml
 
 from cli.composition import ConfigError, nearest
+from engine.config import decay_start
 
 AXES = {"learning_rate": float, "max_steps": int, "seed": int}  # every sweep has these
-SWEEP_KEYS = ["name", "overrides", "arms", *AXES, "axes"]
+SWEEP_KEYS = ["name", "overrides", "arms", *AXES, "axes", "schedule", "decay_fraction"]
 ARM_KEYS = ["overrides", *AXES, "axes", "warmup_fraction"]
 SET_BY_SWEEP = {*AXES, "out_dir", "run_name", "resume", "dry_run"}
+SET_BY_SCHEDULE = {"schedule", "decay_fraction", "branch_from", "keep_steps"}  # where the sweep says schedule: wsd
+DECAY_FRACTION = 0.2
 
 
 @dataclass(frozen=True)
@@ -30,12 +33,14 @@ class Arm:
 
 @dataclass(frozen=True)
 class Point:
-    """One training run of a sweep."""
+    """One training run of a sweep; a branch takes its first `first_step` steps from the run `trunk`."""
 
     name: str
     run_dir: Path
     max_steps: int
     overrides: tuple[str, ...]  # what follows `train.py`
+    trunk: str | None = None
+    first_step: int = 0
 
 
 @dataclass(frozen=True)
@@ -74,16 +79,29 @@ def sweep_from(node: Any) -> Sweep:
         raise ConfigError("arms: there are none, so there are no points")
     check_mapping(node["arms"], "arms")
     common = overrides_of(node, "overrides")
+    decay_fraction = decay_fraction_of(node)
     arms = [arm_from(str(label), arm, node) for label, arm in node["arms"].items()]
     for arm in arms:
-        check_overrides((*common, *arm.overrides), arm)
-    points = tuple(make_points(name, common, arms))
+        check_overrides((*common, *arm.overrides), arm, SET_BY_SWEEP | (SET_BY_SCHEDULE if decay_fraction else set()))
+    points = tuple(make_points(name, common, arms, decay_fraction))
     seen: set[str] = set()
     for point in points:
         if point.name in seen:
             raise ConfigError(f"two points have the name {point.name}: values are given twice, or need other keys")
         seen.add(point.name)
     return Sweep(name, points)
+
+
+def decay_fraction_of(node: dict[str, Any]) -> float | None:
+    """Return the part of a run in which the rate decays under the sweep's schedule: wsd; None without it."""
+    schedule, fraction = node.get("schedule"), node.get("decay_fraction", DECAY_FRACTION)
+    if schedule not in (None, "wsd"):
+        raise ConfigError(f"schedule: {schedule!r}; only wsd has trunks and branches; without the key a run has its own schedule")
+    if schedule is None and "decay_fraction" in node:
+        raise ConfigError("decay_fraction: needs schedule: wsd")
+    if type(fraction) not in (int, float) or not 0 < fraction < 1:
+        raise ConfigError(f"decay_fraction: {fraction!r} is not a number above 0 and below 1")
+    return fraction if schedule else None
 
 
 def arm_from(label: str, node: Any, sweep: dict[str, Any]) -> Arm:
@@ -112,13 +130,14 @@ def arm_from(label: str, node: Any, sweep: dict[str, Any]) -> Arm:
     return Arm(label, overrides_of(node, f"{where}.overrides"), axes, fraction)
 
 
-def make_points(sweep: str, common: tuple[str, ...], arms: list[Arm]) -> Iterator[Point]:
+def make_points(sweep: str, common: tuple[str, ...], arms: list[Arm], decay_fraction: float | None) -> Iterator[Point]:
     """Yield the points: by seed, then by max_steps, and there the arms in turns.
 
-    So a sweep that is stopped early has compared something: whole seeds, small budgets first, both arms alike.
+    So a sweep that is stopped early has compared something: whole seeds, small budgets first, both arms alike. Only with
+    decay_fraction, of schedule: wsd, do large budgets come first: they are the trunks of the others.
     """
     seeds = dict.fromkeys(seed for arm in arms for seed in arm.axes["seed"])
-    budgets = sorted({steps for arm in arms for steps in arm.axes["max_steps"]})
+    budgets = sorted({steps for arm in arms for steps in arm.axes["max_steps"]}, reverse=decay_fraction is not None)
     for seed, steps in product(seeds, budgets):
         columns = []
         for arm in arms:
@@ -127,20 +146,33 @@ def make_points(sweep: str, common: tuple[str, ...], arms: list[Arm]) -> Iterato
                 columns.append([(arm, dict(zip(inner, values, strict=True))) for values in product(*inner.values())])
         for row in zip_longest(*columns):
             for arm, values in filter(None, row):
-                yield make_point(sweep, common, arm, {"max_steps": steps, "seed": seed, **values})
+                yield make_point(sweep, common, arm, {"max_steps": steps, "seed": seed, **values}, decay_fraction)
 
 
-def make_point(sweep: str, common: tuple[str, ...], arm: Arm, values: dict[str, Any]) -> Point:
+def make_point(sweep: str, common: tuple[str, ...], arm: Arm, values: dict[str, Any], decay_fraction: float | None = None) -> Point:
+    name, steps, out_dir = name_point(arm, values), values["max_steps"], Path("runs") / sweep
     text = {key: as_text(value) for key, value in values.items()}
-    extra = [key for key in values if key not in AXES]
-    name = f"{arm.label}-{text['max_steps']}steps-lr{text['learning_rate']}-seed{text['seed']}"
-    name += "".join(f"-{re.split('[./]', key)[-1]}{text[key]}" for key in extra)
-    settings = [f"{key}={text[key]}" for key in ("max_steps", "learning_rate", "seed", *extra)]
+    settings = [f"{key}={text[key]}" for key in ("max_steps", "learning_rate", "seed", *(key for key in values if key not in AXES))]
+    shared = steps if decay_fraction is None else min(arm.axes["max_steps"])  # what a branch shares with its trunk is equally warm
     if arm.warmup_fraction is not None:
-        settings.append(f"warmup_steps={round(arm.warmup_fraction * values['max_steps'])}")
-    out_dir = Path("runs") / sweep
+        settings.append(f"warmup_steps={round(arm.warmup_fraction * shared)}")
+    trunk, first_step = None, 0
+    if decay_fraction is not None:
+        settings += ["schedule=wsd", f"decay_fraction={as_text(decay_fraction)}"]
+        *shorter, longest = sorted(set(arm.axes["max_steps"]))
+        if steps < longest:
+            trunk, first_step = name_point(arm, values | {"max_steps": longest}), decay_start(steps, decay_fraction)
+            settings.append(f"branch_from={out_dir / trunk}")
+        elif shorter:
+            settings.append(f"keep_steps=[{','.join(str(decay_start(other, decay_fraction)) for other in shorter)}]")
     overrides = (*common, *arm.overrides, *settings, f"out_dir={out_dir}", f"run_name={name}")
-    return Point(name, out_dir / name, values["max_steps"], overrides)
+    return Point(name, out_dir / name, steps, overrides, trunk, first_step)
+
+
+def name_point(arm: Arm, values: dict[str, Any]) -> str:
+    text = {key: as_text(value) for key, value in values.items()}
+    name = f"{arm.label}-{text['max_steps']}steps-lr{text['learning_rate']}-seed{text['seed']}"
+    return name + "".join(f"-{re.split('[./]', key)[-1]}{text[key]}" for key in values if key not in AXES)
 
 
 def as_text(value: Any) -> str:
@@ -185,13 +217,15 @@ def overrides_of(node: dict[str, Any], where: str) -> tuple[str, ...]:
     return tuple(overrides)
 
 
-def check_overrides(overrides: tuple[str, ...], arm: Arm) -> None:
+def check_overrides(overrides: tuple[str, ...], arm: Arm, set_by_sweep: set[str]) -> None:
     """Refuse an override of what the sweep itself sets: which of the two values holds would be a guess."""
-    taken = SET_BY_SWEEP | set(arm.axes) | ({"warmup_steps"} if arm.warmup_fraction is not None else set())
+    taken = set_by_sweep | set(arm.axes) | ({"warmup_steps"} if arm.warmup_fraction is not None else set())
     for override in overrides:
         key = override.split("=")[0].lstrip("+~")
         if key in taken:
             raise ConfigError(f"arms.{arm.label}: the override {override!r} sets a key that the sweep sets itself")
+    for key in set_by_sweep & set(arm.axes) - AXES.keys():
+        raise ConfigError(f"arms.{arm.label}: the axis {key} is set by the sweep's schedule")
     if arm.warmup_fraction is not None and "warmup_steps" in arm.axes:
         raise ConfigError(f"arms.{arm.label}: warmup_fraction and the axis warmup_steps exclude each other")
 
