@@ -145,3 +145,54 @@ def test_the_report_holds_the_decomposition(tmp_path):
     page, numbers = (tmp_path / "out" / "report.html").read_text(), (tmp_path / "out" / "speedup.json").read_text()
     assert "What the speedup is made of" in page and '"decomposition"' in numbers
     assert "Beside the chain" in render_text(report)
+
+
+RULES = {  # arm: model, update rule, token advantage over GPT
+    "gpt": ("gpt", "adamw", 1.0),
+    "gpt update=muon": ("gpt", "muon", 1.7),
+    "gpt update=adamh": ("gpt", "adamh", 1.3),
+    "gpt_qknorm": ("gpt_qknorm", "adamw", 1.2),
+    "gpt_qknorm update=muon": ("gpt_qknorm", "muon", 1.8),
+    "ngpt": ("ngpt", "adamw", 1.5),
+    "ngpt update=muon": ("ngpt", "muon", 1.1),
+}
+
+
+def make_rules(root, seeds=(1, 2, 3), budgets=(100, 200, 400), advantage=1.0):
+    generator = np.random.default_rng(3)
+    folders = []
+    for number, (arm, (model, update, k)) in enumerate(RULES.items()):
+        for steps in budgets:
+            for seed in seeds:
+                worth = k * advantage if arm != "gpt" else k
+                loss = final_loss(steps * TOKENS_PER_STEP, worth) + 0.0005 * generator.normal()
+                settings = {"update": update, "precision": {"name": "bf16", "matmul": "bfloat16", "matrices": "float32"}}
+                folders.append(make_run(root, f"{number}-{steps}-{seed}", model, steps, seed=seed, loss=loss, config=settings))
+    return folders
+
+
+def test_every_arm_at_one_loss_with_intervals(tmp_path):
+    runs = read_runs(make_rules(tmp_path))
+    report = build_report(runs)
+    found = report.sections[0].equal_loss
+    needs = {need.arm: need for need in found.needs}
+    assert found.baseline == "gpt" and not found.note and needs.keys() == RULES.keys()
+    assert list(needs) == sorted(RULES, key=lambda arm: -RULES[arm][2]), "the thriftiest first"
+    for arm, (_, _, k) in RULES.items():
+        assert needs[arm].speedup.value == pytest.approx(k, rel=0.02), arm
+        interval = needs[arm].speedup.interval
+        assert interval is None if arm == "gpt" else interval.low <= k <= interval.high, arm
+    shown = render_text(report)
+    assert re.search(r"GPT\+QK-norm\+Muon +\d+k +1\.[78]\dx +1\.\d\d-\d\.\d\dx", shown)
+    assert max(map(len, shown.splitlines())) <= 100
+    parts = build_report(runs, with_parts=True).sections[0].decomposition
+    assert [row.key for row in parts.rows] == ["gpt", "gpt_qknorm", "ngpt"]  # other rules are no rows of the chain
+
+
+def test_an_arm_that_is_better_at_its_smallest_budget_is_a_bound(tmp_path):
+    report = build_report(read_runs(make_rules(tmp_path, seeds=(1,), budgets=(100, 200), advantage=3.0)))
+    found = report.sections[0].equal_loss
+    assert {need.speedup.relation for need in found.needs if need.arm != "gpt"} == {">"} and found.note
+    write_report(report, tmp_path / "out")
+    assert "Every arm at one loss" in (tmp_path / "out/report.html").read_text()
+    assert '"equal_loss"' in (tmp_path / "out/speedup.json").read_text()

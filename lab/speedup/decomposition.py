@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from lab.runs import Run, lookup
-from lab.speedup.comparable import IncomparableError
+from lab.speedup.arms import RULES
+from lab.speedup.comparable import IncomparableError, read_field
 from lab.speedup.curve import Reach
 from lab.speedup.ladder import Ladder
 from lab.speedup.seeds import Interval, resample_seeds
@@ -69,11 +70,17 @@ def stores_bf16(run: Run) -> bool:
     return stored == "bfloat16" if stored else lookup(run.config, "precision.name") == "bf16_weights"
 
 
+def find_role(run: Run) -> str | None:
+    """Return the row of the chain that a run belongs to; none for another update rule or parametrization than the paper's."""
+    is_plain = all(read_field(run, "config", key) == usual for key, usual in RULES.items())
+    return ROLES.get((run.model, stores_bf16(run))) if is_plain else None
+
+
 def find_roles(runs: Sequence[Run], arms: Mapping[str, str]) -> dict[str, str]:
     """Return {role: arm} of the arms that the decomposition knows; raise IncomparableError where two fill one role."""
     roles: dict[str, str] = {}
     for run in runs:
-        role, arm = ROLES.get((run.model, stores_bf16(run))), arms[run.name]
+        role, arm = find_role(run), arms[run.name]
         if role and roles.setdefault(role, arm) != arm:
             raise IncomparableError(
                 f"cannot decompose: the arms {roles[role]!r} and {arm!r} differ, and both would be the row {role!r}"
@@ -144,7 +151,7 @@ def measure_chain(
     chain = [key for key, _, _ in CHAIN if key in curves]
     loss = max(curves[key].losses[-1] for key in chain)
     reached = {name: curve.reach(loss) for name, curve in curves.items()}
-    ratios = {(a, b): _divide(reached[a], reached[b]) for a in reached for b in reached if a != b}
+    ratios = {(a, b): divide(reached[a], reached[b]) for a in reached for b in reached if a != b}
     return ratios, {key: reached[key] for key in chain}, loss
 
 
@@ -170,7 +177,7 @@ def pin_rate(ladder: Ladder, tuned: Ladder, rate: float | None) -> Ladder:
     return replace(ladder, points=tuple(points))
 
 
-def _divide(above: Reach, below: Reach) -> Ratio:
+def divide(above: Reach, below: Reach) -> Ratio:
     """Return above / below; a cost known only as a bound (`below` or `never`) bounds the ratio."""
     sides = above.side, below.side
     if sides == ("within", "within"):
@@ -202,7 +209,7 @@ def _describe_choices(ladders: Mapping[str, Ladder], runs: Sequence[Run], untune
     missing = [words for key, words, _ in CHAIN if key not in ladders and key != "untuned"]
     if missing:
         notes.append(f"no finished runs of: {'; '.join(missing)}")
-    products = {lookup(run.config, "precision.matmul") for run in runs if (run.model, stores_bf16(run)) in ROLES}
+    products = {lookup(run.config, "precision.matmul") for run in runs if find_role(run)}
     if len(products) > 1:
         notes.append("the arms differ in the dtype of matrix products too, which the storage's part then includes")
     return notes
@@ -210,4 +217,4 @@ def _describe_choices(ladders: Mapping[str, Ladder], runs: Sequence[Run], untune
 
 def find_reference(runs: Sequence[Run], arms: Mapping[str, str]) -> str | None:
     """Return the arm, of finished runs, that other arms are compared with: GPT with fp32 weights, if there is one."""
-    return next((arms[run.name] for run in runs if run.model == "gpt" and not stores_bf16(run)), None)
+    return next((arms[run.name] for run in runs if find_role(run) == "gpt"), None)

@@ -47,6 +47,7 @@ def _section_mapping(section: Section, plots: Sequence[str]) -> dict:
         "paper": section.paper,
         "headlines": [asdict(line) for line in section.headlines],
         "comparisons": [_comparison_mapping(comparison) for comparison in section.comparisons],
+        "equal_loss": asdict(section.equal_loss) if section.equal_loss else None,
         "decomposition": asdict(section.decomposition) if section.decomposition else None,
         "arms": {
             arm: {"model": section.models[arm], "points": [_point_mapping(point) for point in ladder.points]}

@@ -17,6 +17,7 @@ from lab.speedup.comparable import (
 )
 from lab.speedup.conditions import Settings, sort_settings
 from lab.speedup.decomposition import Decomposition, decompose, find_reference
+from lab.speedup.equal_loss import EqualLoss, measure_needs
 from lab.speedup.ladder import Endpoint, Ladder, build_ladder
 from lab.speedup.published import find_claim, read_shape, read_whole
 from lab.speedup.sentences import Headline, describe_alone, describe_headline, describe_time
@@ -49,6 +50,7 @@ class Section:
     headlines: tuple[Headline, ...]
     settings: Settings
     caveats: Caveats
+    equal_loss: EqualLoss | None = None
     decomposition: Decomposition | None = None
 
     @property
@@ -60,8 +62,8 @@ class Section:
     @property
     def comparison(self) -> Comparison | None:
         """Return the comparison of nGPT with the baseline, or the first there is."""
-        ours = (item for item in self.comparisons if self.models[item.challenger] == "ngpt")
-        return next(ours, next(iter(self.comparisons), None))
+        ours = [item for item in self.comparisons if self.models[item.challenger] == "ngpt"]
+        return min(ours, key=lambda item: len(item.challenger), default=next(iter(self.comparisons), None))
 
 
 @dataclass(frozen=True)
@@ -192,6 +194,7 @@ def analyze_runs(runs: list[Run], baseline: str | None = None, across: tuple[str
         headlines or (describe_alone(ladders[order[0]]),),
         settings,
         collect_caveats(kept, ladders, comparisons, settings, slower),
+        measure_needs(ladders),
     )
 
 

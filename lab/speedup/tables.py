@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from lab.runs import Run, lookup
 from lab.speedup.decomposition import Decomposition
+from lab.speedup.equal_loss import EqualLoss
 from lab.speedup.ladder import Ladder
 from lab.speedup.report import Section
 from lab.speedup.sentences import format_interval, format_ratio
@@ -168,6 +169,21 @@ def list_gaps(comparison: Comparison) -> Table:
             "-" if gap.p_value is None else f"{gap.p_value:.3f}" if gap.p_value >= 0.001 else "<0.001",
         ]
         for gap in comparison.gaps
+    ]
+    return header, rows
+
+
+def list_needs(found: EqualLoss) -> Table:
+    """Return the tokens that every arm needs for one loss, and how many times fewer that is than the baseline's."""
+    header = ["arm", "tokens", f"times fewer than {display_arm(found.baseline)}", "95% interval"]
+    rows = [
+        [
+            display_arm(need.arm),
+            ("<" if need.at_most else "") + format_tokens(need.tokens),
+            "-" if need.arm == found.baseline else format_ratio(need.speedup),
+            format_interval(need.speedup.interval),
+        ]
+        for need in found.needs
     ]
     return header, rows
 

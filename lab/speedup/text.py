@@ -1,9 +1,18 @@
 """The report as plain text of at most 100 columns, for the terminal."""
 
 from lab.speedup.report import Report, Section
-from lab.speedup.sentences import PARTS_NOTE, SUMMARY_NOTE, describe_parts, describe_test, list_bounds, list_checks
+from lab.speedup.sentences import NEEDS_NOTE, PARTS_NOTE, SUMMARY_NOTE, describe_parts, describe_test, list_bounds, list_checks
 from lab.speedup.speedup import Comparison
-from lab.speedup.tables import list_budgets, list_gaps, list_left_out, list_parts, list_rates, list_speedups, list_summary
+from lab.speedup.tables import (
+    list_budgets,
+    list_gaps,
+    list_left_out,
+    list_needs,
+    list_parts,
+    list_rates,
+    list_speedups,
+    list_summary,
+)
 from lab.words import WIDTH, align, display_arm, wrap
 
 
@@ -37,6 +46,9 @@ def render_section(section: Section) -> list[str]:
         + align(*list_budgets(section.ladders))
     )
     blocks.append("Learning rates tried:\n" + align(*list_rates(section.ladders), left=(0, 2, 3), width=WIDTH))
+    if found := section.equal_loss:
+        lines = [NEEDS_NOTE.format(loss=found.loss), align(*list_needs(found)), wrap(found.note)]
+        blocks.append("\n".join(filter(None, lines)))
     for comparison in section.comparisons if section.decomposition is None else ():
         blocks += render_comparison(comparison)
     notes = [f"left out: {line}" for line in list_left_out(section)] + [f"warning: {line}" for line in section.caveats.warnings]

@@ -15,7 +15,7 @@ from lab.speedup.loss_plots import draw_overview
 from lab.speedup.plots import draw_section
 from lab.speedup.record import Made, to_mapping
 from lab.speedup.report import Report, Section
-from lab.speedup.sentences import PARTS_NOTE, SUMMARY_NOTE, describe_parts, describe_test, list_bounds, list_checks
+from lab.speedup.sentences import NEEDS_NOTE, PARTS_NOTE, SUMMARY_NOTE, describe_parts, describe_test, list_bounds, list_checks
 from lab.speedup.speedup import Comparison
 from lab.speedup.tables import (
     list_budgets,
@@ -23,6 +23,7 @@ from lab.speedup.tables import (
     list_gaps,
     list_ladder_values,
     list_left_out,
+    list_needs,
     list_parts,
     list_rates,
     list_settings,
@@ -87,6 +88,8 @@ def render_report(
                 "runs": _list_runs(section, folder),
                 "left_out": list_left_out(section),
                 "parts": _lay_out_parts(section),
+                "needs": list_needs(section.equal_loss) if section.equal_loss else None,
+                "needs_note": _describe_needs(section),
             }
             for section, part in zip(report.sections, plots or [[] for _ in report.sections], strict=True)
         ],
@@ -104,6 +107,11 @@ def _lay_out_comparison(comparison: Comparison) -> dict:
         "test": describe_test(comparison),
         "note": comparison.interval_note,
     }
+
+
+def _describe_needs(section: Section) -> str:
+    found = section.equal_loss
+    return " ".join(filter(None, [NEEDS_NOTE.format(loss=found.loss), found.note])) if found else ""
 
 
 def _lay_out_parts(section: Section) -> dict | None:
