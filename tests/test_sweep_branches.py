@@ -131,3 +131,11 @@ def test_the_papers_ladder_would_cost_about_sixty_percent():
     configs = list(compose_points(read_sweep(ROOT / "sweeps/paper_0.5b_1k.yaml").points, 1).values())
     *_, last = describe_bill([config for config in configs if config.model["name"] == "gpt"], 0.4).splitlines()
     assert "the shorter runs would save 39%" in last  # 50 to 800k steps: 950 of 1550 remain
+
+
+@pytest.mark.parametrize("name", ["baselines_124m", "one_gpu_124m_1k"])
+def test_the_first_line_of_a_large_sweep_is_its_bill(name):
+    file = ROOT / f"sweeps/{name}.yaml"
+    stated = file.read_text().splitlines()[0].partition("peak: ")[2].split(";")
+    first, second, _ = describe_bill(list(compose_points(read_sweep(file).points, 1).values()), 0.4).splitlines()
+    assert second.endswith(stated[0]) and f"{stated[1].strip().rstrip('.')[:6]} of checkpoints" in first

@@ -62,6 +62,8 @@ def test_the_script_that_reads_a_sweep_is_the_one_for_its_arms():
     """Variants of one model are rows of a table; compare.py would take them for candidates of one arm."""
     assert suggested("tiny.yaml") == "python scripts/compare.py 'runs/x y'/*"
     assert suggested("ablations_tiny.yaml") == "python scripts/ablations.py 'runs/x y'/*"
+    assert suggested("baselines_tiny.yaml") == "python scripts/compare.py 'runs/x y'/*"
+    assert suggested("transfer.yaml") == "python scripts/transfer.py 'runs/x y'"
     assert suggested("decomposition_tiny.yaml") == "python scripts/compare.py 'runs/x y'/* decompose=true"
 
 

@@ -167,8 +167,10 @@ def next_command(folder: str, configs: "list[Config]") -> str:
     """Return the command that reads a finished sweep.
 
     Runs of one model that differ in its settings are ablations: compare.py would take them for candidates of one arm, and
-    headline the luckiest. Precisions that differ are the parts of a decomposition.
+    headline the luckiest. Precisions that differ are the parts of a decomposition. Sizes that differ show how the best rate moves.
     """
+    if len({(config.model["n_embd"], config.model["n_layer"]) for config in configs}) > 1:
+        return f"python scripts/transfer.py {shlex.quote(folder)}"
     variants: dict[str, set[str]] = {}
     for config in configs:
         family = config.model["name"].removesuffix("_ablation")
