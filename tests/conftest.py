@@ -29,10 +29,10 @@ def pytest_configure(config):
     if "TORCHINDUCTOR_CACHE_DIR" not in os.environ:
         config.stash[CACHE] = os.environ["TORCHINDUCTOR_CACHE_DIR"] = tempfile.mkdtemp(prefix="inductor-")
     os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
-    if os.environ.get("CI") == "true":
-        import torch._dynamo  # noqa: F401  seconds, which are not those of the first test that trains
     if hasattr(config, "workerinput"):  # one of several processes that share the suite: it needs its server in any case
         warm.begin()
+    if os.environ.get("CI") == "true" and (hasattr(config, "workerinput") or not config.getoption("numprocesses", None)):
+        import torch._dynamo  # noqa: F401  seconds, which are not those of the first test that trains
 
 
 def pytest_unconfigure(config):

@@ -158,6 +158,7 @@ def test_transformers_computes_what_the_run_computes(name, runs, answers):
         assert found[f"parsed/{number}"].tolist() == tokenizer.encode(text, allowed_special="all")
 
 
+@pytest.mark.slow
 def test_the_folders_hold_what_is_read_elsewhere_and_nothing_more(runs, exports):
     files = {
         "README.md",
@@ -185,6 +186,7 @@ def test_the_folders_hold_what_is_read_elsewhere_and_nothing_more(runs, exports)
         assert str(ROOT) not in path.read_text(errors="replace"), "no path of this machine"
 
 
+@pytest.mark.slow
 def test_the_exported_code_needs_torch_and_transformers_alone(exports):
     for file in CODE:
         assert (exports["ngpt"] / file).read_bytes() == (ROOT / "lab/export" / file).read_bytes()
@@ -194,6 +196,7 @@ def test_the_exported_code_needs_torch_and_transformers_alone(exports):
             assert {name.split(".")[0] for name in names} <= {"torch", "transformers", "inspect"}, file
 
 
+@pytest.mark.slow
 def test_an_earlier_checkpoint_in_bfloat16(runs, tmp_path):
     for dtype, folder in ((torch.float32, tmp_path / "full"), (torch.bfloat16, tmp_path / "half")):
         assert export_run(runs["ngpt"], folder, 150, dtype) == 150
@@ -288,6 +291,7 @@ GPT2 = make_tokenizer("gpt2")
 GPT2_EXPORTED = exported(GPT2)
 
 
+@pytest.mark.slow
 def test_gpt2_comes_out_as_it_was_published(exports):
     folder, published = exports["bpe"], packaged_files()
     assert json.loads((folder / "vocab.json").read_text()) == json.loads(published["encoder.json"].read_text("utf-8"))
@@ -339,6 +343,7 @@ def test_a_tokenizer_that_would_give_other_ids_is_refused(tmp_path):
 # ---- what is refused, and what is left behind
 
 
+@pytest.mark.slow
 def test_the_command_refuses_in_one_line(runs, exports, tmp_path):
     for arguments, code, said in [
         ((f"run={runs['gpt']}", "dtyp=float32"), 2, "did you mean 'dtype'"),
@@ -352,6 +357,7 @@ def test_the_command_refuses_in_one_line(runs, exports, tmp_path):
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_other_arms_and_unsound_runs_are_refused(runs, tmp_path):
     out = tmp_path / "out"
 
@@ -387,6 +393,7 @@ def test_other_arms_and_unsound_runs_are_refused(runs, tmp_path):
     assert not out.exists()
 
 
+@pytest.mark.slow
 def test_an_export_is_there_whole_or_not_at_all(runs, tmp_path, monkeypatch):
     out = tmp_path / "out"
     leftover = tmp_path / ".exporting-out"
