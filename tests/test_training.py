@@ -1,7 +1,7 @@
 """train.py as a user runs it: exact resumption, accumulation, several processes, the run folder."""
 
 import json
-import os
+import shutil
 import signal
 
 import pytest
@@ -155,10 +155,10 @@ def test_wandb_offline_needs_no_account_and_keeps_its_run_over_a_restart(docs, t
 
 
 @pytest.mark.slow
-def test_compiled_equals_eager(docs, tmp_path):
-    if os.system("which g++ > /dev/null"):
+def test_compiled_equals_eager(docs, trained, tmp_path):
+    if not shutil.which("g++"):
         pytest.skip("torch.compile on the CPU needs a C++ compiler")
     for arm in ARMS:
-        eager = metrics(train(docs, tmp_path, f"{arm}-eager", f"model={arm}"), "train/loss")
-        compiled = metrics(train(docs, tmp_path, f"{arm}-compiled", f"model={arm}", "compile=true"), "train/loss")
+        eager = metrics(trained / arm, "train/loss")
+        compiled = metrics(train(docs, tmp_path, arm, f"model={arm}", "compile=true"), "train/loss")
         assert max(abs(eager[s] - compiled[s]) for s in eager) < 1e-4
