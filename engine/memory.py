@@ -11,7 +11,8 @@ from torch.utils.checkpoint import checkpoint
 from cli.launcher import planned_ranks_per_node
 from engine.config import Config
 from engine.loss import tokens_in_a_chunk
-from engine.models import build_model
+from engine.models import build_model, parameters_by_kind
+from engine.updates import moments_kept
 
 GIB = 2**30
 # Bytes per token, layer and channel that the compiler does not keep for the backward pass, although eager mode would:
@@ -52,6 +53,15 @@ def saved_bytes(node: dict[str, Any], config: Config, n_layer: int) -> int:
     return sum(size for storage, size in kept.items() if storage not in own)
 
 
+def state_bytes(model: nn.Module, update: str) -> int:
+    """Return the bytes of a model's weights and of what the optimizer keeps of them; a checkpoint holds as many."""
+    return sum(
+        parameter.nbytes * (1 + moments_kept(update, kind))
+        for kind, parameters in parameters_by_kind(model).items()
+        for parameter in parameters
+    )
+
+
 def estimate_memory(config: Config, model: nn.Module, world_size: int, use_compile: bool) -> dict[str, float]:
     """Estimate the peak memory of one rank in GiB, for choosing a micro batch; within 15% of what was measured.
 
@@ -59,8 +69,7 @@ def estimate_memory(config: Config, model: nn.Module, world_size: int, use_compi
         model: of the configuration, on any device; only the parameters' sizes and types are read.
     """
     node = config.model
-    bytes_of = {p: p.element_size() for p in model.parameters()}
-    weights = sum(p.numel() * size for p, size in bytes_of.items())
+    weights = sum(parameter.nbytes for parameter in model.parameters())
     is_sharded = config.is_sharded and world_size > 1
     shards = world_size if is_sharded else 1
     if config.parallel == "hsdp":
@@ -89,7 +98,7 @@ def estimate_memory(config: Config, model: nn.Module, world_size: int, use_compi
         logits += 4 * V * C  # the gradient of the output matrix, which waits for the backward pass
     gathered = 0 if not is_sharded else 2 * weights // node["n_layer"] + 2 * 4 * V * C
     state = {
-        "weights_and_optimizer": 3 * weights / shards,
+        "weights_and_optimizer": state_bytes(model, config.update) / shards,
         # Without accumulation they grow while the activations shrink.
         "gradients": max(gradients, (weights - activations - logits) / shards, 0),
         "activations": activations + gathered,

@@ -67,6 +67,11 @@ STATE = {
 NUMBERS = {"step", "radius"}
 
 
+def moments_kept(update: str, kind: str) -> int:
+    """Return how many tensors of its shape the optimizer keeps of a parameter of this kind: Muon's momentum, or Adam's two."""
+    return 1 if update == "muon" and kind == "matrices" else 2
+
+
 class Optimizer:
     """One or two of torch's optimizers that step together; each parameter belongs to one of them.
 

@@ -52,6 +52,7 @@ from training import composed
 for overrides in json.loads(sys.argv[1]):
     train(composed(*overrides))
 """
+ADAMH, MUON = (["model=gpt", f"update={rule}"] for rule in ("adamh", "muon"))
 VARIANT = ["model=ngpt_ablation", "model.scalar=[sqk]", "model.fixed=[sz]"]
 
 
@@ -59,15 +60,19 @@ VARIANT = ["model=ngpt_ablation", "model.scalar=[sqk]", "model.fixed=[sz]"]
 def runs(docs, tmp_path_factory):
     """Return a folder of runs: NAME-1 in this one process, NAME-2 and NAME-3 sharded over two and three."""
     folder = tmp_path_factory.mktemp("runs")
-    models = {"gpt": ["model=gpt"], "ngpt": ["model=ngpt"], "variant": VARIANT}
+    models = {"gpt": ["model=gpt"], "ngpt": ["model=ngpt"], "variant": VARIANT, "adamh": ADAMH}
     for name, model in models.items():
         here(docs, folder, f"{name}-1", *model)
-    shutil.copytree(folder / "ngpt-1", folder / "continued/ngpt-1")
-    shutil.rmtree(folder / "continued/ngpt-1/checkpoints/step-00000012")
+    here(docs, folder, "muon-1", *MUON)
+    for name in ("ngpt-1", "adamh-1"):
+        shutil.copytree(folder / name, folder / "continued" / name)
+        shutil.rmtree(folder / "continued" / name / "checkpoints/step-00000012")
     several = {
         2: [
             *(words(docs, folder, f"{name}-2", *model, "parallel=fsdp") for name, model in models.items()),
             words(docs, folder / "continued", "ngpt-1", "model=ngpt", "parallel=fsdp", "recompute_layers=1"),
+            words(docs, folder / "continued", "adamh-1", *ADAMH, "parallel=fsdp"),
+            words(docs, folder, "muon-2", *MUON),
             arguments(docs, folder / "whole", "model=ngpt", "parallel=fsdp"),
         ],
         3: [words(docs, folder, f"{name}-3", *models[name], "parallel=fsdp") for name in ("gpt", "ngpt")],
@@ -133,6 +138,19 @@ def test_compiled_block_by_block_it_gives_the_same_losses(docs, runs, tmp_path):
 def test_a_variant_whose_scales_are_single_numbers_or_fixed_is_sharded_as_well(runs):
     """One number over two ranks: one has it, the other has nothing."""
     assert_agree(runs / "variant-1", runs / "variant-2")
+
+
+@distributed
+@pytest.mark.slow
+def test_adamh_sharded_and_muon_replicated_give_the_numbers_of_one_process(runs):
+    """AdamH's radius is that of the whole matrix, also where it was read from a checkpoint; Muon needs its matrices whole."""
+    assert_agree(runs / "adamh-1", runs / "adamh-2")
+    assert_agree(runs / "muon-1", runs / "muon-2", tolerance=1e-3)  # its products are bf16
+    assert (runs / "continued/adamh-1/metrics.stale.jsonl").exists(), "it did not continue"
+    assert_agree(runs / "adamh-1", runs / "continued/adamh-1")
+    radius = {name: float(t) for name, t in tensors(runs / "adamh-2", 12).items() if "radius/" in name}
+    one = {name: float(t) for name, t in tensors(runs / "adamh-1", 12).items() if "radius/" in name}
+    assert radius == pytest.approx(one, rel=1e-6) and len(one) > 3
 
 
 # One rank alone is asked to stop, in the middle of the second validation; what each rank holds is printed at its beginning.

@@ -4,7 +4,11 @@ import math
 
 import pytest
 import torch
+from training import SMALL, composed
 
+from engine.memory import state_bytes
+from engine.models import build_model
+from engine.optimization import build_optimizer
 from engine.updates import AdamH, make_optimizer
 
 BETAS, EPS = (0.9, 0.95), 1e-8
@@ -100,3 +104,17 @@ def test_only_the_matrices_take_another_rule_and_every_kind_its_own_rate(update)
             expected.step()
     for a, b in zip(ours, theirs, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("update", ["adamw", "muon", "adamh"])
+def test_the_memory_estimate_holds_what_the_optimizer_keeps(update):
+    config = composed(*SMALL, "model=ngpt", f"update={update}")
+    model = build_model(config.model)
+    optimizer = build_optimizer(model, config)
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    weights = sum(parameter.nbytes for parameter in model.parameters())
+    kept = sum(tensor.nbytes for entry in optimizer.state.values() for tensor in entry.values() if tensor.dim())
+    assert state_bytes(model, update) == weights + kept
+    assert (kept < 2 * weights) == (update == "muon")

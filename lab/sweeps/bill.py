@@ -4,13 +4,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from engine.accounting import BF16_PEAKS, count_parameters, flops_per_token
+from engine.accounting import BF16_PEAKS, flops_per_token
 from engine.config import Config, flatten, is_neutral
+from engine.memory import state_bytes
 from engine.models import build_model
 from lab.words import format_tokens
 
 CARDS = {"H100": "H100", "A100": "A100", "4090": "RTX 4090"}  # as people call them: as BF16_PEAKS does
-BYTES_PER_PARAMETER = 3 * 4  # fp32 weights and AdamW's two moments
 
 
 def describe_bill(configs: Sequence[Config], mfu: float) -> str:
@@ -23,17 +23,17 @@ def describe_bill(configs: Sequence[Config], mfu: float) -> str:
     tokens = flops = saved = disk = 0.0
     counted: dict[str, tuple[int, int]] = {}
     for config in configs:
-        key = str(sorted(config.model.items(), key=str))
+        key = str((sorted(config.model.items(), key=str), config.precision.matrices, config.update))
         if key not in counted:
             model = build_model(config.model, config.precision.matrices, device="meta")
-            counted[key] = flops_per_token(model), count_parameters(model)["total"]
-        per_token, parameters = counted[key]
+            counted[key] = flops_per_token(model), state_bytes(model, config.update)
+        per_token, checkpoint = counted[key]
         shared = config.decay_start if config.branch_from or config.max_steps < longest[group_of(config)] else 0
         steps = config.max_steps - (shared if config.branch_from else 0)
         tokens += config.tokens_per_step * steps
         flops += per_token * config.tokens_per_step * steps
         saved += per_token * config.tokens_per_step * shared
-        disk += checkpoints_kept(config) * parameters * BYTES_PER_PARAMETER
+        disk += checkpoints_kept(config) * checkpoint
 
     def hours(work: float, card: str) -> str:
         return f"{say(work / (mfu * (BF16_PEAKS[CARDS[card]] or math.nan)) / 3600)} hours of one {card}"
