@@ -10,6 +10,8 @@ from training import ROOT, SMALL, metrics
 
 from cli.composition import ConfigError
 from engine import session
+from lab.runs import read_runs
+from lab.speedup.report import build_report
 from lab.sweeps.bill import describe_bill
 from lab.sweeps.branches import detach, is_ready, own_steps
 from lab.sweeps.check import compose_points
@@ -109,6 +111,8 @@ def test_the_ladder_of_a_sweep_is_trained_once_up_to_the_decays(docs, tmp_path, 
     # From step 4 the branch's rate falls: the update 5 -> 6 is the first with a smaller one, and the loss of step 7 shows it.
     assert [losses[8][step] == losses[16][step] for step in range(1, 9)] == [True] * 6 + [False] * 2
     assert "checkpoint left it, at step 4" in (tmp_path / branch.run_dir / "console.log").read_text()
+    (ladder,) = build_report(read_runs([trunk.run_dir, branch.run_dir])).sections[0].ladders.values()
+    assert [point.steps for point in ladder.points] == [8, 16], "a branch is an annealed run of its own budget"
 
 
 def test_the_bill_counts_a_trunks_steps_once():

@@ -122,6 +122,7 @@ def test_the_command_of_the_large_run(tmp_path, capsys):
     assert gpt == f"python train.py model=gpt size=0.5b context=1k max_steps=5000 {base} model.init_std=0.125 warmup_steps=500"
     assert ngpt == f"python train.py model=ngpt size=0.5b context=1k max_steps=5000 {base} model.alpha_init=0.5 model.sz_init=8"
     assert "heads of 32 in the small run, of 64 in the large one" in " ".join(shown.split())
+    assert shown.count("say nothing of depth and steps") == 1  # muP's; nuGPT's have both
 
 
 def test_a_command_says_that_the_best_rate_is_the_end_of_its_grid(tmp_path, capsys):

@@ -11,7 +11,7 @@ from engine.config import Config
 from engine.models import TRANSFERS
 from lab.runs import lookup
 from lab.speedup.comparable import read_field
-from lab.transfer.series import Series, Size, base_of, say
+from lab.transfer.series import Series, Size, base_of, changes_nothing, say
 from lab.words import format_rate
 
 # Beside the rate: settings of the small run that the large one takes over; warmup keeps its share of the steps.
@@ -63,6 +63,7 @@ def describe_one(series: Series, base: Size, size: str, context: str, max_steps:
 
 def list_notes(series: Series, base: Size, large: Config) -> list[str]:
     optimum, run = series.optima[base], series.runs[base]
+    depth, steps = large.model["n_layer"] / base.depth, large.max_steps / base.steps
     notes = [f"tuned at {say(base)}, parametrization={series.parametrization}"]
     if not optimum.is_inside:
         notes.append("the best rate is the end of the grid: try rates beyond it before you spend anything on the large run")
@@ -70,8 +71,10 @@ def list_notes(series: Series, base: Size, large: Config) -> list[str]:
     there = large.model["n_embd"] // large.model["n_head"]
     if here != there:
         notes.append(f"heads of {here} in the small run, of {there} in the large one: the rules suppose one head size")
-    ratios = (large.model["n_embd"] / base.width, large.model["n_layer"] / base.depth, large.max_steps / base.steps)
-    notes.append("a step of {:.3g} times in width, {:.3g} in depth and {:.3g} in steps: a prediction".format(*ratios))
+    if (depth, steps) != (1, 1) and changes_nothing(run, depth, steps):
+        notes.append("the rules of this arm say nothing of depth and steps: the rate is the base's; longer runs want a lower one")
+    width = large.model["n_embd"] / base.width
+    notes.append(f"a step of {width:.3g} times in width, {depth:.3g} in depth and {steps:.3g} in steps: a prediction")
     return notes
 
 

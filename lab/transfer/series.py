@@ -117,11 +117,11 @@ def base_of(run: Run) -> Size:
     return Size(*(int(lookup(run.config, f"base.{key}") or 0) for key in ("n_embd", "n_layer", "max_steps")))
 
 
-def changes_nothing(run: Run) -> bool:
-    """Return whether the rules of a run's model, at the base itself, leave every rate and weight as it is."""
+def changes_nothing(run: Run, depth: float = 1, steps: float = 1) -> bool:
+    """Return whether the rules of a run's model leave every rate and weight as it is, `depth` and `steps` times the base's."""
     if run.model not in TRANSFERS:
         return False
-    rules = TRANSFERS[run.model](lookup(run.config, "model"), 1, 1, 1, size_of(run).width)
+    rules = TRANSFERS[run.model](lookup(run.config, "model"), 1, depth, steps, size_of(run).width)
     return {*rules.rate.values(), *rules.init.values()} == {1} and not rules.model
 
 
