@@ -17,8 +17,8 @@ from lab.words import display_arm, format_tokens, printable  # noqa: E402
 from runfolder.files import write_atomically  # noqa: E402
 
 # Okabe-Ito colours: told apart by colour-blind readers; markers tell the arms apart in grey print.
-PALETTE = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-MARKERS = ("o", "s", "^", "D", "v", "P")
+PALETTE = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C564B", "#4D4D4D")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "h")
 STYLE = {
     "font.size": 12,
     "axes.grid": True,

@@ -34,6 +34,9 @@ def render_section(section: Section) -> list[str]:
     blocks = []
     if section.paper:
         blocks.append(f"The paper's claim for this size and context: {section.paper}")
+    if found := section.equal_loss:
+        lines = [NEEDS_NOTE.format(loss=found.loss), align(*list_needs(found)), wrap(found.note)]
+        blocks.append("\n".join(filter(None, lines)))
     if section.decomposition:
         blocks += render_parts(section)
     else:
@@ -46,9 +49,6 @@ def render_section(section: Section) -> list[str]:
         + align(*list_budgets(section.ladders))
     )
     blocks.append("Learning rates tried:\n" + align(*list_rates(section.ladders), left=(0, 2, 3), width=WIDTH))
-    if found := section.equal_loss:
-        lines = [NEEDS_NOTE.format(loss=found.loss), align(*list_needs(found)), wrap(found.note)]
-        blocks.append("\n".join(filter(None, lines)))
     for comparison in section.comparisons if section.decomposition is None else ():
         blocks += render_comparison(comparison)
     notes = [f"left out: {line}" for line in list_left_out(section)] + [f"warning: {line}" for line in section.caveats.warnings]
