@@ -76,6 +76,13 @@ def test_mistakes_in_the_schedule(changes, says):
         plan(**changes)
 
 
+def test_rates_that_follow_from_the_number_of_steps_have_no_trunk():
+    base = ["parametrization=transfer", "base.n_embd=64", "base.n_layer=2", "base.max_steps=40"]
+    points = plan(arms={"ngpt": {"overrides": ["model=ngpt", *base]}})
+    with pytest.raises(ConfigError, match="ngpt-80steps-lr0.01-seed1: cannot branch off ngpt-160steps.*rate_multiplier.matrices"):
+        compose_points(points, 1)
+
+
 def test_a_branch_waits_until_its_trunk_has_passed_it_or_has_ended(tmp_path):
     trunk, branch = (p for p in plan(arms={"gpt": {}}, max_steps=[80, 160], learning_rate=0.01))
     trunk, branch = (replace(point, run_dir=tmp_path / point.name) for point in (trunk, branch))

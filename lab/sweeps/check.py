@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from cli.composition import CONFIG_DIR, ConfigError, explain_composition, first_line, to_dataclass
 from corpus.manifest import MANIFEST_NAME, read_manifest
 from engine.checks import check_batch, check_config
-from engine.config import Config, flatten, is_neutral
+from engine.config import Config, difference, flatten, is_neutral
 from engine.config_file import load_config
 from engine.run_data import open_data
 from lab.sweeps.plan import Point
@@ -30,7 +30,7 @@ def compose_points(points: Iterable[Point], world_size: int) -> dict[str, Config
     Raises:
         ConfigError: a point's configuration cannot run; the message begins with its name.
     """
-    configs = {}
+    configs: dict[str, Config] = {}
     with initialize_config_dir(CONFIG_DIR, version_base="1.3"):
         composed = cache(lambda overrides: compose("train", list(overrides)))
         for point in points:
@@ -44,8 +44,16 @@ def compose_points(points: Iterable[Point], world_size: int) -> dict[str, Config
                 raise ConfigError(f"{point.name}: {explain_composition(error, Config, 'train', point.overrides)}") from None
             except (ConfigError, OmegaConfBaseException) as error:
                 raise ConfigError(f"{point.name}: {first_line(error)}") from None
+            if changes := list_differences_from_trunk(point, config, configs):
+                raise ConfigError(f"{point.name}: cannot branch off {point.trunk}: {'; '.join(changes)}")
             configs[point.name] = config
     return configs
+
+
+def list_differences_from_trunk(point: Point, config: Config, configs: dict[str, Config]) -> list[str]:
+    """Return in what a branch differs from its trunk beside its length, as where a rate follows from the number of steps."""
+    trunk = configs.get(point.trunk or "")
+    return difference(replace(trunk, max_steps=config.max_steps), config) if trunk else []
 
 
 def check_data(configs: Iterable[Config]) -> None:
