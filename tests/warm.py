@@ -217,8 +217,10 @@ class Program:
         os.environ.clear()
         os.environ.update(request["environment"])
         os.chdir(request["cwd"])
-        if preexec := pickle.loads(b64decode(request["preexec"])):  # here, where the program's own server has it as well
+        sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # where a preexec_fn of ours may be found
+        if preexec := pickle.loads(b64decode(request["preexec"])):  # called here, so that the program's own server has it as well
             preexec()
+        del sys.path[0]
 
     def run(self) -> None:
         """Run the program as Python would, in a __main__ of its own; what it raises is for the caller to let through."""
