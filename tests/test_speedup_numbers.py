@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 from synthetic_runs import TOKENS_PER_STEP, final_loss, make_ladders, make_losses, make_run
 
-from cli.composition import ConfigError
 from lab.runs import RunFolderError, find_runs, read_runs
-from lab.speedup.cli import Settings, choose_folder, refuse_foreign
+from lab.speedup.cli import Settings, choose_folder
 from lab.speedup.comparable import reason_left_out
 from lab.speedup.ladder import Endpoint, build_ladder, choose_best
 from lab.speedup.record import Made
@@ -271,14 +270,6 @@ def test_one_comparison_does_not_overwrite_another(tmp_path, monkeypatch):
     assert folder([a, b, c]) == "report/tiny" and folder(other) == "report/tiny-2"
     d = make_run(tmp_path / "runs/tiny", "d")
     assert folder([a, b, c, d]) == "report/tiny" and folder([a, b, c]) == "report/a-vs-b-vs-c"
-
-
-def test_a_page_that_is_not_ours_is_not_replaced(tmp_path):
-    (tmp_path / "report.html").write_text("<title>My thesis</title>")
-    with pytest.raises(ConfigError, match="was not written by compare.py"):
-        refuse_foreign(tmp_path)
-    write_report(build_report(read_runs([make_run(tmp_path / "runs", "a")])), tmp_path / "ours")
-    refuse_foreign(tmp_path / "ours")
 
 
 def test_the_ladder_is_a_table_for_other_programs(tmp_path):

@@ -15,6 +15,7 @@ from typing import Optional
 
 from cli.arguments import PATH, Program
 from cli.composition import ConfigError
+from lab.ownership import refuse_foreign_folder
 from lab.words import printable
 
 
@@ -31,6 +32,8 @@ def main(settings: Settings) -> None:
     from lab.runs import RunFolderError, read_runs
 
     try:
+        if settings.out:
+            refuse_foreign_folder(Path(settings.out), "ablations.json", "ablations.md", "ablations.png", "ablations.svg")
         ablations = analyze_ablations(read_runs([run for run in settings.runs if not Path(run).is_file()]), settings.base)
         written = write_ablations(ablations, Path(settings.out)) if settings.out else []
         if written and settings.out:

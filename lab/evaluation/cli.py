@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Optional
 from cli.arguments import PATH, Program
 from cli.composition import ConfigError
 from lab.evaluation.settings import TIMEOUT_SECONDS, check_common, check_different, check_multiples, make_folder
+from lab.ownership import refuse_foreign_files, refuse_foreign_folder
 
 if TYPE_CHECKING:
     from engine.distributed import Ranks
@@ -151,6 +152,7 @@ def extrapolate_runs(settings: ExtrapolateSettings) -> None:
     check_common(settings, "max_tokens")
     check_multiples(settings.multiples)
     check_different("runs", settings.runs)
+    refuse_foreign_folder(Path(settings.out), "extrapolation.json", "extrapolation.png", "extrapolation.svg")
     from engine.distributed import start_ranks
     from lab.evaluation.extrapolation import check_alike, extrapolate, render
     from lab.evaluation.long_text import read_long_text
@@ -192,16 +194,17 @@ def answer_tasks(settings: DownstreamSettings) -> None:
     with start_ranks(settings.device, TIMEOUT_SECONDS) as ranks:
         runs = open_runs(settings, ranks)
         out = ranks.on_main(lambda: make_folder(settings.out))
+        paths = [out / f"{run.name}-{run.step}.json" for run in runs]
+        ranks.on_main(lambda: refuse_foreign_files(paths, "task_versions", "out"))
         # The first rank alone, and then the others: it fills the cache of data sets.
         loaded = ranks.agree(lambda: load_tasks(settings.tasks, silence) if ranks.is_main_process else None)
         tasks = ranks.agree(lambda: loaded or load_tasks(settings.tasks, silence))
-        reports, paths = [], []
-        for run in runs:
+        reports = []
+        for run, path in zip(runs, paths, strict=True):
             report = run_tasks(run, ranks, tasks, settings.batch_size, settings.num_fewshot, settings.limit)
             if report is not None:
                 reports.append(report)
-                paths.append(out / f"{run.name}-{run.step}.json")
-                write_json_atomically(paths[-1], report)
+                write_json_atomically(path, report)
         if ranks.is_main_process:
             print(f"{render(reports)}\n\nwrote {', '.join(map(str, paths))}")
 

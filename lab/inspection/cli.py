@@ -13,10 +13,12 @@ Exit codes: 0 done, 2 arguments or no such run, 4 no such or no intact checkpoin
 """
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Optional
 
 from cli.arguments import PATH, Program
 from cli.composition import ConfigError
+from lab.ownership import refuse_foreign_folder
 
 
 @dataclass
@@ -37,6 +39,7 @@ def steps_of(settings: Settings) -> list[int | None]:
 
 def main(settings: Settings) -> None:
     steps = steps_of(settings)
+    refuse_foreign_folder(Path(settings.out), "inspection.json", "inspection.html", "*.png", "*.svg")
     # Imported late: torch and matplotlib take seconds, and a refusal should come at once.
     from lab.inspection.checkpoints import inspect_runs
     from lab.inspection.tables import list_numbers

@@ -57,9 +57,9 @@ def write_inspection(inspections: list[Inspection], out: str | Path) -> list[Pat
         page.write_text(render_inspection(inspections, drawn), encoding="utf-8", errors="backslashreplace")
         pictures = [plot.path.with_suffix(suffix) for suffix in (".png", ".svg") for plot in drawn]
         written = [out / path.name for path in (page, *pictures)]
+        write_json_atomically(out / "inspection.json", to_mapping(inspections, [plot.path.name for plot in drawn]))
         for path in written:
             os.replace(Path(folder) / path.name, path)
-    write_json_atomically(out / "inspection.json", to_mapping(inspections, [plot.path.name for plot in drawn]))
     return [written[0], out / "inspection.json", *written[1:]]
 
 

@@ -29,10 +29,9 @@ from typing import Optional
 
 from cli.arguments import PATH, Program
 from cli.composition import ConfigError
+from lab.ownership import refuse_foreign_folder
 from lab.words import printable
 from runfolder.layout import is_run_folder
-
-TITLE = "<title>Speedup report</title>"  # what a page that this program wrote has in its head
 
 
 @dataclass
@@ -69,7 +68,7 @@ def main(settings: Settings) -> None:
     made = Made(describe_command(settings), time.strftime("%Y-%m-%d %H:%M"), tuple(map(Path, settings.beside)))
     out = Path(settings.out) if settings.out else choose_folder(settings, folders)
     try:
-        refuse_foreign(out)
+        refuse_foreign_folder(out, "speedup.json", "report.html", "ladder.csv", "*.png", "*.svg", "section-*/*.[ps][nv]g")
         written = write_report(report, out, made)
     except OSError as error:
         raise ConfigError(f"cannot write {out}: {error}") from None
@@ -122,13 +121,6 @@ def _list_runs(out: Path) -> set[str]:
         return {os.path.realpath(run["path"]) for section in sections for run in section["runs"]}
     except (OSError, ValueError, KeyError, TypeError):
         return set()
-
-
-def refuse_foreign(out: Path) -> None:
-    """Raise ConfigError where a folder holds a report.html that this program did not write."""
-    page = out / "report.html"
-    if page.exists() and TITLE not in page.read_text(encoding="utf-8", errors="replace")[:4000]:
-        raise ConfigError(f"{page} was not written by compare.py and is not replaced; give another out=")
 
 
 PROGRAM = Program(main, Settings, ("runs",), __doc__)

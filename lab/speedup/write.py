@@ -5,6 +5,7 @@ import io
 import json
 import math
 import os
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import quote
@@ -39,18 +40,26 @@ def write_report(report: Report, out: str | Path, made: Made | None = None) -> l
     out, made = Path(out), made or Made()
     out.mkdir(parents=True, exist_ok=True)
     several = len(report.sections) > 1
-    overview = draw_overview(report.sections, out) if several else []
-    plots = []
-    for number, section in enumerate(report.sections, start=1):
-        folder = out / f"section-{number}" if several else out
-        folder.mkdir(exist_ok=True)
-        plots.append(draw_section(section, folder))
-    mapping = _make_strict(to_mapping(report, made, [[plot.path.relative_to(out).as_posix() for plot in part] for part in plots]))
-    write_atomically(out / "speedup.json", json.dumps(mapping, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
-    write_atomically(out / "ladder.csv", render_ladders(report))
-    write_atomically(out / "report.html", render_report(report, plots, overview, out, made))
-    pictures = [plot.path for part in [overview, *plots] for plot in part]
-    return [out / "report.html", out / "speedup.json", out / "ladder.csv", *pictures]
+    with tempfile.TemporaryDirectory(dir=out, prefix=".writing-") as folder:
+        scratch = Path(folder)
+        overview = draw_overview(report.sections, scratch) if several else []
+        plots = []
+        for number, section in enumerate(report.sections, start=1):
+            place = scratch / f"section-{number}" if several else scratch
+            place.mkdir(exist_ok=True)
+            plots.append(draw_section(section, place))
+        names = [[plot.path.relative_to(scratch) for plot in part] for part in plots]
+        mapping = _make_strict(to_mapping(report, made, [[name.as_posix() for name in part] for part in names]))
+        # First, so that what follows is known to be ours (lab/ownership.py), however soon it is cut off.
+        write_atomically(out / "speedup.json", json.dumps(mapping, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+        write_atomically(out / "ladder.csv", render_ladders(report))
+        write_atomically(out / "report.html", render_report(report, plots, overview, out, made))
+        pictures = [plot.path.relative_to(scratch) for plot in overview] + [name for part in names for name in part]
+        for name in pictures:
+            (out / name).parent.mkdir(exist_ok=True)
+            for suffix in (".png", ".svg"):
+                os.replace((scratch / name).with_suffix(suffix), (out / name).with_suffix(suffix))
+    return [out / "report.html", out / "speedup.json", out / "ladder.csv", *(out / name for name in pictures)]
 
 
 def render_report(

@@ -19,6 +19,7 @@ from typing import Optional
 
 from cli.arguments import PATH, Program
 from cli.composition import ConfigError
+from lab.ownership import refuse_foreign_folder
 from lab.words import printable
 
 
@@ -38,6 +39,8 @@ def main(settings: Settings) -> None:
     from lab.transfer.series import read_series
     from lab.transfer.write import render_text, write_transfer
 
+    if settings.out:
+        refuse_foreign_folder(Path(settings.out), "transfer.json", "transfer.md", "rates.png", "rates.svg")
     try:
         folders, passed = find_runs(settings.runs)
         runs, unreadable = read_readable(folders)
