@@ -24,6 +24,6 @@ if __name__ == "__main__":
         if {"-h", "--help"} & set(sys.argv[1:]):
             print((__doc__ or "python -OO keeps no help; start Python without it").strip())
         else:
-            from lab.benchmark.command_line import main
+            from lab.benchmark.cli import main
 
             main(sys.argv[1:])

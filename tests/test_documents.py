@@ -147,7 +147,7 @@ def check_own_keys(script: str, arguments: list[str]) -> None:
     text = (ROOT / script).read_text()
     others = [word for word in arguments if not re.search(rf"^\W*(?:.*\s)?{re.escape(word.partition('=')[0])}\b", text, re.M)]
     if script == "scripts/bench.py":
-        from lab.benchmark.command_line import compose_arm, split_arguments
+        from lab.benchmark.cli import compose_arm, split_arguments
 
         own, overrides = split_arguments(arguments)
         for arm in own["arms"].split(","):

@@ -284,7 +284,7 @@ def test_the_benchmark_times_both_arms_side_by_side(tmp_path):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["arms=gtp"], "arms=gtp: there are gpt, ngpt"),
+        (["arms=gtp"], "arms=gtp: no such arm: did you mean 'gpt'?; there are"),
         (["rounds=0"], "rounds=0: must be a positive number"),
         (["arms=nanogpt", *SHAPE], "nanogpt=PATH/model.py must say where"),
         (["learning_rte=1"], "did you mean 'learning_rate'"),

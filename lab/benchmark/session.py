@@ -1,4 +1,4 @@
-"""scripts/bench.py: from its arguments to a table and a JSON file."""
+"""The arms of scripts/bench.py, timed in turn: everything that was found, as a table and as JSON."""
 
 import json
 import statistics
@@ -8,12 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra import compose, initialize_config_dir
-from hydra.errors import HydraException
-from omegaconf.errors import OmegaConfBaseException
 
-from cli.composition import CONFIG_DIR, ConfigError, explain_composition, first_line, to_dataclass
-from cli.entry import fail
+from cli.composition import ConfigError
 from cli.launcher import read_launch
 from engine.accounting import peak_flops
 from engine.checks import check_batch, check_config
@@ -21,71 +17,31 @@ from engine.config import Config
 from engine.distributed import Ranks, start_ranks
 from engine.environment import current_commit, name_device
 from engine.micro_batch import memory_of, with_micro_batch
-from engine.models import MODELS
 from lab.benchmark.arms import Arm, synchronize, trainer_arm, write_tokens
+from lab.benchmark.cli import REFERENCES, stem_of
 from lab.benchmark.hardware_limits import bandwidth, bytes_per_step, matmul_rate
 from lab.benchmark.measure import peak_memory_gib, ratio, time_phases, time_rounds
 from lab.benchmark.reference import reference_arm
+from runfolder.files import write_atomically
 
-OWN_KEYS = {
-    "arms": "gpt,ngpt",
-    "rounds": "20",
-    "nanogpt": "",
-    "nvidia": "",
-    "memory": "false",
-    "profile": "",
-    "json": "",
-}
-REFERENCES = {"nanogpt": ("nanogpt", False), "nvidia_gpt": ("nvidia", False), "nvidia_ngpt": ("nvidia", True)}
 WARM_UP = 2
 
 
-def main(arguments: list[str]) -> None:
-    own, overrides = split_arguments(arguments)
-    try:
-        configs = {name: compose_arm(name, overrides) for name in own["arms"].split(",")}
-        rounds = int(own["rounds"]) if own["rounds"].isdigit() else 0
-        if rounds < 1:
-            raise ConfigError(f"rounds={own['rounds']}: must be a positive number")
-        first = next(iter(configs.values()))
-        with start_ranks(first.device, first.timeout_seconds) as ranks, tempfile.TemporaryDirectory() as folder:
-            result = measure(configs, own, rounds, ranks, Path(folder))
-            if ranks.is_main_process:
-                print(table(result))
-                if own["json"]:
-                    Path(own["json"]).write_text(json.dumps(result, indent=2) + "\n")
-    except HydraException as error:
-        fail(explain_composition(error, Config, "train"))
-    except OmegaConfBaseException as error:
-        fail(ConfigError(first_line(error)))
-    except Exception as error:
-        if not hasattr(error, "exit_code"):
-            raise
-        fail(error)
+def time_arms(configs: dict[str, Config], own: dict[str, str], rounds: int) -> None:
+    """Time the arms on all ranks of this job; the first prints the table and writes own["json"]."""
+    configs = {name: fit_arm(name, config) for name, config in configs.items()}
+    first = next(iter(configs.values()))
+    with start_ranks(first.device, first.timeout_seconds) as ranks, tempfile.TemporaryDirectory() as folder:
+        result = measure(configs, own, rounds, ranks, Path(folder))
+        if ranks.is_main_process:
+            print(table(result))
+            if own["json"]:
+                write_atomically(own["json"], json.dumps(result, indent=2) + "\n")  # the arms in their order
 
 
-def split_arguments(arguments: list[str]) -> tuple[dict[str, str], list[str]]:
-    """Return this script's own keys and the overrides that are train.py's."""
-    own, overrides = dict(OWN_KEYS), []
-    for argument in arguments:
-        key, equals, value = argument.partition("=")
-        if equals and key in OWN_KEYS:
-            own[key] = value
-        else:
-            overrides.append(argument)
-    return own, overrides
-
-
-def compose_arm(name: str, overrides: list[str]) -> Config:
-    """Return the configuration that train.py would have; ConfigError if there is no such arm."""
-    model, _, mode = name.partition(":")
-    if model not in (*MODELS, *REFERENCES) or mode not in ("", "eager", "compiled"):
-        raise ConfigError(f"arms={name}: there are {', '.join((*MODELS, *REFERENCES))}, each also with :eager or :compiled")
-    chosen = "gpt" if model in REFERENCES else model
-    with initialize_config_dir(CONFIG_DIR, version_base="1.3"):
-        config = to_dataclass(compose("train", [f"model={chosen}", *overrides]), Config)
-    config.max_steps = 1_000_000  # only the learning rate depends on it
-    config.warmup_steps = min(config.warmup_steps, 1000)
+def fit_arm(name: str, config: Config) -> Config:
+    """Return the configuration as train.py would have it on this machine; raise ConfigError if it cannot run."""
+    mode = name.partition(":")[2]
     check_config(config)
     world_size = read_launch().world_size
     device = torch.device("cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu")
@@ -169,7 +125,7 @@ def write_profiles(arms: list[Arm], folder: Path, device: torch.device) -> None:
         with torch.profiler.profile() as profile:
             arm.step()
             synchronize(device)
-        stem = folder / arm.name.replace(":", "-")
+        stem = folder / stem_of(arm.name)
         profile.export_chrome_trace(f"{stem}.json")
         key = "self_cuda_time_total" if device.type == "cuda" else "self_cpu_time_total"
         stem.with_suffix(".txt").write_text(profile.key_averages().table(sort_by=key, row_limit=60))
