@@ -3,16 +3,18 @@
 import json
 import re
 import sys
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from cli.composition import CONFIG_DIR, chosen_groups
+from cli.composition import CONFIG_DIR, choices_of, chosen_groups
 from cli.launcher import is_silent
 
 VALUE_WIDTH = 16
+LINE_WIDTH = 100
 
 
 def print_help(config_name: str, overrides: list[str]) -> None:
@@ -32,13 +34,17 @@ def fill_in(page: str, config_name: str, overrides: list[str]) -> str:
         group: config.get(group) if isinstance(config.get(group), str) else choice
         for group, choice in config.hydra.runtime.choices.items()
     }
-    page = re.sub(r"\{choices:(\w+)\}", lambda match: list_choices(match[1], chosen), page)
+    page = re.sub(
+        r"^(.*)\{choices:(\w+)\}", lambda match: match[1] + list_choices(match[2], chosen, len(match[1])), page, flags=re.MULTILINE
+    )
     return re.sub(r"\{([a-z_0-9.]+)\}", lambda match: show_value(OmegaConf.select(config, match[1])).ljust(VALUE_WIDTH), page)
 
 
-def list_choices(group: str, chosen: Mapping[str, str]) -> str:
-    names = sorted(path.stem for path in (Path(CONFIG_DIR) / group).glob("*.yaml"))
-    return " | ".join(f"{name}*" if name == chosen.get(group) else name for name in names)
+def list_choices(group: str, chosen: Mapping[str, str], column: int) -> str:
+    """Return the choices of a group, the chosen one with a star; further lines begin at the column of the first."""
+    text = " | ".join(f"{name}*" if name == chosen.get(group) else name for name in choices_of(group))
+    lines = textwrap.wrap(text, LINE_WIDTH - column, break_long_words=False, break_on_hyphens=False)
+    return ("\n" + " " * column).join(lines)
 
 
 def show_value(value: object) -> str:
@@ -53,7 +59,9 @@ def plain_help(config_name: str) -> str:
     keys = text[text.index("defaults:") :].partition("\n\n")[2].strip("\n")
     chosen = chosen_groups(config_name, [])
     groups = [
-        f"  {group}: {list_choices(group, chosen)}" for group in chosen if group != "hydra" and (Path(CONFIG_DIR) / group).is_dir()
+        f"  {group}: {list_choices(group, chosen, len(group) + 4)}"
+        for group in chosen
+        if group != "hydra" and (Path(CONFIG_DIR) / group).is_dir()
     ]
     parts = [
         (sys.modules["__main__"].__doc__ or "").strip(),

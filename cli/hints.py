@@ -50,7 +50,7 @@ OTHER_NAMES = {
     **dict.fromkeys(("use_tensorboard", "tensorboard_log"), "tensorboard"),
     **dict.fromkeys(("use_compile", "torch_compile"), "compile"),
     **dict.fromkeys(("gradient_checkpointing", "activation_checkpointing", "checkpoint_activations"), "recompute_layers"),
-    **dict.fromkeys(("fsdp", "use_fsdp", "ddp", "strategy"), "parallel=ddp or fsdp"),
+    **dict.fromkeys(("fsdp", "use_fsdp", "hsdp", "ddp", "strategy", "sharding_strategy"), "parallel=ddp, fsdp or hsdp"),
     **dict.fromkeys(
         ("nproc", "gpus", "num_gpus", "devices", "world_size"), "parallel; torchrun --nproc_per_node=N starts N processes"
     ),
