@@ -172,11 +172,16 @@ def test_a_dark_screen_gets_a_dark_page_and_turned_pictures(pages, tmp_path):
 @pytest.mark.slow
 @in_browser
 def test_the_page_prints(pages, tmp_path):
-    done = launch(tmp_path, DARK, "--no-pdf-header-footer", f"--print-to-pdf={tmp_path}/report.pdf", pages["one"].as_uri())
-    paper = (tmp_path / "report.pdf").read_bytes()
-    assert paper.startswith(b"%PDF") and "CONSOLE" not in done.stderr
-    # Vectors stay vectors: a page that printed its pictures through a filter would hold them as images.
-    assert len(re.findall(rb"/Type\s*/Page\b", paper)) in range(3, 12) and not re.search(rb"/Subtype\s*/Image\b", paper)
+    (tmp_path / "unfolded.html").write_text(pages["one"].read_text().replace("<details>", "<details open>"))
+    sheets = []
+    for page in (pages["one"], tmp_path / "unfolded.html"):
+        done = launch(tmp_path, DARK, "--no-pdf-header-footer", f"--print-to-pdf={tmp_path}/report.pdf", page.as_uri())
+        paper = (tmp_path / "report.pdf").read_bytes()
+        assert paper.startswith(b"%PDF") and "CONSOLE" not in done.stderr
+        # Vectors stay vectors: a page that printed its pictures through a filter would hold them as images.
+        assert not re.search(rb"/Subtype\s*/Image\b", paper)
+        sheets.append(len(re.findall(rb"/Type\s*/Page\b", paper)))
+    assert sheets[0] == sheets[1] and sheets[0] in range(4, 14), "what is folded on a screen is open on paper"
 
 
 @in_browser
