@@ -2,10 +2,9 @@
 
 import gc
 import math
-import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -13,7 +12,7 @@ from torch import Tensor
 from torch.profiler import record_function
 
 from engine.accounting import measure_speed
-from engine.checkpoint import TrainerState, find_checkpoint, load_model, load_optimizer, load_trainer_state, take_snapshot
+from engine.checkpoint import TrainerState, load_model, load_optimizer, load_trainer_state, take_snapshot
 from engine.checkpoint_writer import CheckpointWriter
 from engine.config import Config
 from engine.data import BatchShape, TrainingWindows, micro_batches
@@ -22,12 +21,12 @@ from engine.evaluate import evaluate
 from engine.failures import compiling
 from engine.interruption import Interruption, Preempted
 from engine.metrics import MetricsLog
-from engine.nonfinite import find_culprits, handle_nonfinite
+from engine.nonfinite import recover
 from engine.optimization import build_optimizer, learning_rate_at
 from engine.parallel import compile_now, parallelize, release_gathered, set_gradient_sync
 from engine.precision import autocast
 from engine.run_data import RunData
-from engine.stability import Diverged, check_norms, max_norm_deviation, note_loss, record_event, scale_means
+from engine.stability import check_norms, max_norm_deviation, note_loss, record_event, scale_means
 from runfolder.layout import CHECKPOINTS
 from runfolder.status import write_status
 
@@ -97,7 +96,7 @@ class Trainer:
                 log.advance(self.state.step)
                 self.log_step(result, log)
             else:
-                self.recover(result, log)
+                recover(self, result, log)
                 if self.config.on_nonfinite == "rollback":
                     continue  # the step gone back to was validated and saved when it was done
             if self.is_due(self.config.eval_interval):
@@ -216,52 +215,6 @@ class Trainer:
         self.ranks.agree(copy_and_write)
         if self.ranks.is_main_process:
             write_status(self.config.run_dir, "running", self.state.step, val_loss=log.last_val)
-
-    def recover(self, result: StepResult, log: MetricsLog) -> None:
-        """Leave out a step whose numbers are not finite (on_nonfinite=skip), or go back to the newest checkpoint (rollback).
-
-        Raises:
-            Diverged: on_nonfinite=stop, or it has happened too often, or there is no checkpoint to go back to.
-        """
-        batch = self.state.step + self.state.skipped_batches
-        culprits = find_culprits(result.micro_losses, batch, self.shape, self.windows)
-        what = handle_nonfinite(str(result), culprits, self.config, self.ranks, self.state)
-        if self.config.on_nonfinite == "skip":
-            self.state.step += 1
-        else:
-            self.roll_back(what)
-        self.state.nonfinite_events += 1
-        log.rewind(self.state.step, self.state.train_seconds)
-        self.logged = (self.state.step, self.state.train_seconds)
-        if self.ranks.is_main_process:
-            print(f"warning: {what}; on_nonfinite={self.config.on_nonfinite}: at step {self.state.step}", file=sys.stderr)
-
-    def roll_back(self, cause: str) -> None:
-        """Go back to the newest checkpoint, and on from it with the batches that follow the present one.
-
-        Raises:
-            Diverged: there is no checkpoint; the message begins with the cause.
-        """
-
-        def newest_checkpoint() -> Path | None:
-            self.writer.wait()
-            return find_checkpoint(self.writer.folder)
-
-        checkpoint = self.ranks.on_main(newest_checkpoint)
-        if checkpoint is None:
-            raise Diverged(f"{cause}; there is no checkpoint to go back to yet")
-        failed = self.state
-        self.ranks.agree(lambda: self.restore(checkpoint))
-        self.state = replace(
-            self.state,
-            train_seconds=failed.train_seconds,  # they were spent
-            # The batches before the bad one would lead to it again.
-            skipped_batches=failed.step + failed.skipped_batches + 1 - self.state.step,
-            nonfinite_events=failed.nonfinite_events,
-            evaluation_pending=False,  # made up for when this session began
-            wandb_id=failed.wandb_id,
-        )
-        self.batches = self.read_batches()
 
     def restore(self, checkpoint: Path) -> None:
         """Take weights, optimizer state and standing from a checkpoint."""

@@ -49,8 +49,7 @@ class Run:
     """What one run folder says.
 
     `budget_tokens` is what the run was asked to train on; `step_seconds` the median over what it logged, which a slow
-    start (compilation) or a pause does not move, None where no speed was logged. `was_nonfinite` is whether a loss or a
-    gradient was not finite (events.jsonl).
+    start (compilation) or a pause does not move, None where no speed was logged. `was_nonfinite` is told by events.jsonl.
     """
 
     name: str
@@ -234,9 +233,7 @@ def _training_steps(records: list[dict]) -> tuple[Step, ...]:
         record["step"]: Step(
             record["step"],
             int(_to_finite(record.get("tokens")) or 0),
-            to_number(record.get("train/loss")),
-            to_number(record.get("train/grad_norm")),
-            to_number(record.get("train/learning_rate")),
+            *(to_number(record.get(f"train/{name}")) for name in ("loss", "grad_norm", "learning_rate")),
         )
         for record in records
         if "train/loss" in record
@@ -245,8 +242,7 @@ def _training_steps(records: list[dict]) -> tuple[Step, ...]:
 
 
 def _median_step_seconds(records: list[dict], tokens_per_step: float) -> float | None:
-    numbers = [to_number(record.get("train/tokens_per_second")) for record in records]
-    speeds = [speed for speed in numbers if speed and speed > 0 and math.isfinite(speed)]
+    speeds = [s for record in records if (s := to_number(record.get("train/tokens_per_second"))) and 0 < s < math.inf]
     return tokens_per_step / median(speeds) if speeds else None
 
 

@@ -13,6 +13,7 @@ from contextlib import redirect_stdout
 from dataclasses import fields
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -46,13 +47,9 @@ def flash_attention(q: Tensor, k: Tensor, v: Tensor, softmax_scale: float, causa
     return F.scaled_dot_product_attention(q, k, v, is_causal=causal, scale=softmax_scale).transpose(1, 2)
 
 
-def reference_arm(name: str, path: Path, use_ngpt: bool, config: Config, ranks: Ranks, tokens: TokenFile) -> Arm:
-    """Return a model of the configuration's shape from a file of nanoGPT's kind, stepped on one rank.
-
-    Args:
-        use_ngpt: NVIDIA's file holds both arms; True asks for nGPT, whose matrices are then normalized after each step.
-    """
-    module, shape, device = load_module(path), config.model, ranks.device
+def build(module: ModuleType, use_ngpt: bool, config: Config, device: torch.device) -> tuple[Any, torch.optim.Optimizer]:
+    """Return the model of a file from elsewhere in the configuration's shape, and its own optimizer."""
+    shape = config.model
     values = {
         "block_size": shape["sequence_length"],
         "vocab_size": shape["vocab_size"],
@@ -80,6 +77,17 @@ def reference_arm(name: str, path: Path, use_ngpt: bool, config: Config, ranks: 
                 for key in keys
             ]
         )
+    return model, optimizer
+
+
+def reference_arm(name: str, path: Path, use_ngpt: bool, config: Config, ranks: Ranks, tokens: TokenFile) -> Arm:
+    """Return a model of the configuration's shape from a file of nanoGPT's kind, stepped on one rank.
+
+    Args:
+        use_ngpt: NVIDIA's file holds both arms; True asks for nGPT, whose matrices are then normalized after each step.
+    """
+    shape, device = config.model, ranks.device
+    model, optimizer = build(load_module(path), use_ngpt, config, device)
     use_compile = config.compiles_on(device.type)
     if use_compile:
         model.compile(dynamic=False)
