@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 
 from engine.config import RETIRED, Config, is_neutral
-from lab.runs import Run, lookup, to_number
+from lab.runs import Run, Validation, lookup, to_number
 from lab.words import shorten
 from runfolder.layout import is_replaced
 
@@ -124,6 +124,12 @@ def reason_left_out(run: Run) -> str | None:
     return _describe_blow_up(run)
 
 
+def end_of(run: Run) -> Validation:
+    """Return the last validation of a run that is known to have finished."""
+    assert run.final is not None, run.name
+    return run.final
+
+
 def _describe_blow_up(run: Run) -> str | None:
     """Return how a run diverged whose loss stayed finite, None if it did not.
 
@@ -134,7 +140,7 @@ def _describe_blow_up(run: Run) -> str | None:
     guesses += [point.loss for point in run.curve if point.step == 0 and math.isfinite(point.loss)]
     if not guesses:
         return None
-    guess, final = min(guesses), run.final.loss
+    guess, final = min(guesses), end_of(run).loss
     lowest = min((point for point in run.curve if math.isfinite(point.loss)), key=lambda point: point.loss)
     if final >= 0.99 * guess:
         return f"diverged: its final loss, {final:.3f}, is that of guessing ({guess:.3f})"

@@ -133,8 +133,8 @@ def measure_parts(
         measure_chain({roles[arm]: ladder for arm, ladder in draw.ladders.items()}, untuned_rate)[0] for draw in resamples.draws
     ]
     for pair, ratio in ratios.items():
-        if ratio.relation == "=":
-            values = [(draw[pair].value, draw[pair].relation != "=") if draw[pair].value else None for draw in drawn]
+        if ratio.relation == "=" and ratio.value:
+            values = [(value, draw[pair].relation != "=") if (value := draw[pair].value) else None for draw in drawn]
             ratios[pair] = replace(ratio, interval=resamples.interval(ratio.value, values, ratio.reading_error))
     return ratios, costs, loss, note
 
@@ -147,7 +147,7 @@ def measure_chain(
     for role, name in (("gpt_bf16", "untuned"), ("gpt", "gpt_untuned")):
         if role in ladders:
             variants[name] = pin_rate(ladders[role], ladders["ngpt"], untuned_rate)
-    curves = {name: ladder.curve() for name, ladder in variants.items()}
+    curves = {name: ladder.token_curve for name, ladder in variants.items()}
     chain = [key for key, _, _ in CHAIN if key in curves]
     loss = max(curves[key].losses[-1] for key in chain)
     reached = {name: curve.reach(loss) for name, curve in curves.items()}

@@ -114,10 +114,18 @@ class Ladder:
 
     def curve(self, cost: str = "tokens") -> Curve | None:
         """Return loss against `tokens` or `seconds` (steps times the arm's seconds per step), None without seconds."""
-        if not self.points or (cost == "seconds" and not self.step_seconds):
-            return None
-        costs = [point.tokens if cost == "tokens" else point.steps * self.step_seconds for point in self.points]
-        return Curve.through(costs, [point.best.loss for point in self.points])
+        if cost == "tokens":
+            costs = [float(point.tokens) for point in self.points]
+        else:
+            costs = [point.steps * self.step_seconds for point in self.points] if self.step_seconds else []
+        return Curve.through(costs, [point.best.loss for point in self.points]) if costs else None
+
+    @property
+    def token_curve(self) -> Curve:
+        """Return loss against tokens of a ladder that has a budget."""
+        curve = self.curve("tokens")
+        assert curve is not None, f"{self.arm} has no budget"
+        return curve
 
 
 def build_ladder(arm: str, endpoints: list[Endpoint], diverged: Sequence[tuple[int, float]] = ()) -> Ladder:

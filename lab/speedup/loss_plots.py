@@ -10,6 +10,7 @@ from matplotlib.ticker import FuncFormatter
 
 from lab.figures import STYLE, Look, Plot, add_legend, find_looks, literal, plt, save_plot, tick_budgets, tick_log_axis
 from lab.runs import lookup, to_number
+from lab.speedup.comparable import end_of
 from lab.speedup.published import PublishedSeries, find_series, read_published
 from lab.speedup.report import Section
 from lab.words import format_context, format_tokens
@@ -45,9 +46,10 @@ def draw_loss_by_tokens(section: Section, out: Path) -> list[Plot]:
 def draw_loss_by_seconds(section: Section, out: Path) -> list[Plot]:
     """Draw validation loss against training time, if the runs recorded it."""
     ladders = section.ladders.values()
-    if not all(ladder.step_seconds for ladder in ladders):
+    ends = [ladder.points[-1].steps * ladder.step_seconds for ladder in ladders if ladder.step_seconds]
+    if len(ends) < len(ladders):
         return []
-    longest = max(ladder.points[-1].steps * ladder.step_seconds for ladder in ladders)
+    longest = max(ends)
     unit, size = next(((unit, size) for unit, size in (("hours", 3600), ("minutes", 60)) if longest >= 2 * size), ("seconds", 1))
     figure, axes = _draw_ladders(section, "seconds", size)
     axes.set_xlabel(f"training time ({unit}, training steps only)")
@@ -78,8 +80,9 @@ def _say_clipped(axes: Any, section: Section) -> str:
 
 def _find_bits_per_nat(section: Section) -> float | None:
     """Return (bits/byte) / (nats/token), one number for all runs that share tokenizer and validation text."""
-    ends = [run.final for run in section.runs if run.final.bits_per_byte and run.final.loss > 0]
-    return ends[0].bits_per_byte / ends[0].loss if len(ends) == len(section.runs) else None
+    ends = [end_of(run) for run in section.runs]
+    ratios = [end.bits_per_byte / end.loss for end in ends if end.bits_per_byte and end.loss > 0]
+    return ratios[0] if len(ratios) == len(ends) else None
 
 
 def _describe_series(series: Sequence[PublishedSeries]) -> str:
@@ -227,5 +230,6 @@ def _bytes_per_token(section: Section) -> float | None:
     """Return the validation text's bytes per token, None unless every point of the ladders has bits/byte too."""
     text, tokens = (to_number(lookup(section.runs[0].environment, f"evaluation.{key}")) for key in ("bytes", "tokens"))
     complete = all(point.best.bits_per_byte is not None for ladder in section.ladders.values() for point in ladder.points)
-    usable = complete and text and tokens and min(text, tokens) > 0 and math.isfinite(text / tokens)
-    return text / tokens if usable else None
+    if not (complete and text and tokens) or min(text, tokens) <= 0:
+        return None
+    return text / tokens if math.isfinite(text / tokens) else None

@@ -205,20 +205,19 @@ def draw_learning_rates(section: Section, out: Path) -> list[Plot]:
 def draw_parts(section: Section, out: Path) -> list[Plot]:
     """Draw nGPT's speedup over each baseline of the decomposition, with its interval; bounds as arrows."""
     parts = section.decomposition
-    rows = [row for row in parts.rows if row.speedup and row.speedup.value] if parts else []
-    if not rows:
+    rows = [(row, row.speedup, row.speedup.value) for row in parts.rows if row.speedup and row.speedup.value] if parts else []
+    if parts is None or not rows:
         return []
     look = find_looks(["ngpt"])["ngpt"]
     figure, axes = plt.subplots(layout="constrained", figsize=(8.0, 1.2 + 0.75 * len(rows)))
-    for height, row in enumerate(reversed(rows)):
-        ratio = row.speedup
+    for height, (_, ratio, value) in enumerate(reversed(rows)):
         if ratio.interval:
             axes.plot([ratio.interval.low, ratio.interval.high], [height] * 2, color=look.colour, linewidth=2)
         marker = {"=": "o", ">": ">", "<": "<"}[ratio.relation]
-        axes.plot([ratio.value], [height], color=look.colour, marker=marker, markersize=9)
+        axes.plot([value], [height], color=look.colour, marker=marker, markersize=9)
         axes.annotate(
-            f"{'' if ratio.relation == '=' else ratio.relation}{ratio.value:.2f}x",
-            (ratio.value, height),
+            f"{'' if ratio.relation == '=' else ratio.relation}{value:.2f}x",
+            (value, height),
             xytext=(0, 8),
             textcoords="offset points",
             ha="center",
@@ -226,7 +225,7 @@ def draw_parts(section: Section, out: Path) -> list[Plot]:
     axes.axvline(1, color="black", linewidth=1)
     axes.set_xscale("log")
     tick_log_axis(axes.xaxis, lambda value: f"{value:g}x")
-    axes.set_yticks(range(len(rows)), [row.words.replace(", ", "\n", 1) for row in reversed(rows)])
+    axes.set_yticks(range(len(rows)), [row.words.replace(", ", "\n", 1) for row, *_ in reversed(rows)])
     axes.set_ylim(-0.5, len(rows) - 0.3)
     axes.set_xlabel("token speedup of nGPT at equal loss")
     caption = (

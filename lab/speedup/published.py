@@ -95,9 +95,12 @@ def describe_setting(run: Run) -> PublishedSetting | None:
     vocabulary = next((key for key, (form, sizes) in VOCABULARIES.items() if form.fullmatch(str(name)) and size in sizes), None)
     shape, context = read_shape(run), read_whole(run, "model.sequence_length")
     data = lookup(run.config, "data.name")
-    if vocabulary is None or data != lookup(run.environment, "data.name") or not isinstance(data, str):
+    if vocabulary is None or context is None or data != lookup(run.environment, "data.name") or not isinstance(data, str):
         return None
-    return PublishedSetting(vocabulary, context, shape, data)
+    n_layer, n_embd, n_head = shape
+    if n_layer is None or n_embd is None or n_head is None:
+        return None
+    return PublishedSetting(vocabulary, context, (n_layer, n_embd, n_head), data)
 
 
 def find_series(runs) -> tuple[PublishedSeries, ...]:

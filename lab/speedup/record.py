@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from lab.runs import Run, lookup
-from lab.speedup.comparable import flatten
+from lab.speedup.comparable import end_of, flatten
 from lab.speedup.ladder import BudgetPoint
 from lab.speedup.report import Report, Section
 from lab.speedup.sentences import describe_bound
@@ -99,7 +99,7 @@ def _run_mapping(run: Run, arm: str) -> dict:
         "run": run.name,
         "path": run.path,
         "arm": arm,
-        "final": asdict(run.final),
+        "final": asdict(end_of(run)),
         "commit": run.environment.get("commit"),
         "config": flatten(run.config),
     }

@@ -9,6 +9,7 @@ from lab.speedup.caveats import Caveats, collect_caveats, describe_unsteady_timi
 from lab.speedup.comparable import (
     IncomparableError,
     describe_variants,
+    end_of,
     find_differences,
     find_speed_differences,
     has_diverged,
@@ -210,14 +211,15 @@ def drop_repeats(runs: list[Run], arms: dict[str, str], variants: dict[str, str]
         if first is run:
             kept.append(run)
         else:
-            same = "" if first.final.loss == run.final.loss else f" ({first.final.loss:.4f} there, {run.final.loss:.4f} here)"
+            there, here = end_of(first).loss, end_of(run).loss
+            same = "" if there == here else f" ({there:.4f} there, {here:.4f} here)"
             repeated.append((run, f"the same setting and seed as {first.name}{same}"))
     return kept, repeated
 
 
 def _find_endpoint(run: Run, arm: str, variant: str) -> Endpoint:
     """Return the end of a finished run as one point of its arm's ladder."""
-    end = run.final
+    end = end_of(run)
     seconds = end.train_seconds
     step_seconds = run.step_seconds or (seconds / run.max_steps if seconds and seconds > 0 and run.max_steps else None)
     tuned = run.max_steps, run.learning_rate, run.seed

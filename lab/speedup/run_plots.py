@@ -27,7 +27,9 @@ def draw_headline_pair(section: Section, out: Path) -> list[Plot]:
     row, looks = comparison.token_headline, find_looks(section.ladders)
     figure, axes = plt.subplots(layout="constrained")
     longest, highest = 0.0, row.loss
-    for arm, cost in ((comparison.baseline, row.baseline_cost), (comparison.challenger, row.challenger_cost)):
+    ours, theirs = row.baseline_cost, row.challenger_cost
+    assert ours and theirs, "a ratio that is no bound has both costs"
+    for arm, cost in ((comparison.baseline, ours), (comparison.challenger, theirs)):
         point = min(section.ladders[arm].points, key=lambda item: abs(math.log(item.tokens / cost)))
         longest = max(longest, cost, point.tokens)
         label: str | None = f"{literal(arm)}, budget {format_tokens(point.tokens)}"
@@ -42,8 +44,8 @@ def draw_headline_pair(section: Section, out: Path) -> list[Plot]:
     high = max(min(highest, choose_loss_range(section)[1] + 0.5), row.loss + 0.02)
     axes.set_ylim(row.loss - 0.25 * (high - row.loss), high + 0.05 * (high - row.loss))
     height = row.loss - 0.14 * (high - row.loss)
-    axes.annotate("", (row.challenger_cost, height), (row.baseline_cost, height), arrowprops={"arrowstyle": "->"})
-    nearest = min(row.challenger_cost, row.baseline_cost)
+    axes.annotate("", (theirs, height), (ours, height), arrowprops={"arrowstyle": "->"})
+    nearest = min(ours, theirs)
     axes.annotate(f"token speedup {row.ratio:.2f}x ", (nearest, height), ha="right", va="center")
     axes.set_xlim(0, 1.05 * longest)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: format_tokens(value)))

@@ -77,8 +77,9 @@ class Resamples:
         (at most 75% of the time for n = 3, however they are taken). `reading_error` is added on both sides. None if a
         resample gives no ratio.
         """
-        measured = [(draw.probability, value) for draw, value in zip(self.draws, values, strict=True)]
-        if ratio <= 0 or any(value is None or value[0] <= 0 for _, value in measured):
+        drawn = zip(self.draws, values, strict=True)
+        measured = [(draw.probability, value) for draw, value in drawn if value is not None and value[0] > 0]
+        if ratio <= 0 or len(measured) < len(values):
             return None
         logs = [math.log(value[0]) for _, value in measured]
         weights = [probability for probability, _ in measured]

@@ -100,28 +100,28 @@ def compute_speedup(loss: float, baseline: Curve, challenger: Curve, at_arm: str
 
 def compute_rows(baseline: Ladder, challenger: Ladder, cost: str) -> tuple[Speedup, ...]:
     """Return the speedup at every budget of either arm that improved on its smaller ones, highest loss first."""
-    curves = baseline.curve(cost), challenger.curve(cost)
-    if None in curves:
+    ours, theirs = baseline.curve(cost), challenger.curve(cost)
+    if ours is None or theirs is None:
         return ()
     rows = [
         replace(row, bits_per_byte=point.best.bits_per_byte)
         for ladder in (baseline, challenger)
         for point in ladder.points
-        if point not in ladder.regressions and (row := compute_speedup(point.best.loss, *curves, ladder.arm, point.tokens))
+        if point not in ladder.regressions and (row := compute_speedup(point.best.loss, ours, theirs, ladder.arm, point.tokens))
     ]
     return tuple(sorted(rows, key=lambda row: (-row.loss, row.at_arm)))
 
 
 def compute_headline(baseline: Ladder, challenger: Ladder, cost: str) -> Speedup | None:
     """Return the speedup at the lowest loss that both arms reach, or None without the cost."""
-    curves = baseline.curve(cost), challenger.curve(cost)
-    if None in curves:
+    ours, theirs = baseline.curve(cost), challenger.curve(cost)
+    if ours is None or theirs is None:
         return None
     ends = [min(ladder.points, key=lambda point: (point.best.loss, point.tokens)) for ladder in (baseline, challenger)]
     # The lowest loss both reach is the worse of the two best losses; on a tie the baseline's.
     end = max(ends, key=lambda point: point.best.loss)
-    row = compute_speedup(end.best.loss, *curves, end.arm, end.tokens)
-    return replace(row, bits_per_byte=end.best.bits_per_byte)
+    row = compute_speedup(end.best.loss, ours, theirs, end.arm, end.tokens)
+    return row and replace(row, bits_per_byte=end.best.bits_per_byte)
 
 
 def compute_gaps(baseline: Ladder, challenger: Ladder) -> tuple[Gap, ...]:
@@ -136,7 +136,9 @@ def _gap(baseline: BudgetPoint, challenger: BudgetPoint) -> Gap:
     if ours.bits_per_byte is not None and theirs.bits_per_byte is not None:
         bits = theirs.bits_per_byte - ours.bits_per_byte
     paired, test = _is_paired(baseline, challenger), _test_losses(baseline, challenger)
-    our_bits, their_bits = ([endpoint.bits_per_byte for endpoint in side.endpoints] for side in (ours, theirs))
+    our_bits, their_bits = (
+        [endpoint.bits_per_byte for endpoint in side.endpoints if endpoint.bits_per_byte is not None] for side in (ours, theirs)
+    )
     bits_test = compare_means(our_bits, their_bits, paired) if bits is not None else None
     pairs = zip(ours.endpoints, theirs.endpoints, strict=True) if paired else ()
     return Gap(
@@ -174,14 +176,14 @@ def measure_headline(ladders: dict[str, Ladder], baseline: str, challenger: str)
 def measure_row(ladders: dict[str, Ladder], baseline: str, challenger: str, at: Speedup) -> tuple[float, bool] | None:
     """Return the token speedup at whatever loss the arm and budget of a row have in these ladders."""
     loss = min(point.best.loss for point in ladders[at.at_arm].points if point.tokens <= at.at_tokens)
-    curves = ladders[baseline].curve(), ladders[challenger].curve()
-    row = compute_speedup(loss, *curves, at.at_arm, at.at_tokens)
+    row = compute_speedup(loss, ladders[baseline].token_curve, ladders[challenger].token_curve, at.at_arm, at.at_tokens)
     return (row.ratio, row.relation != "=") if row else None
 
 
 def compare_ladders(baseline: Ladder, challenger: Ladder) -> Comparison:
     """Return every number that two ladders with at least one budget each say about each other."""
     headline = compute_headline(baseline, challenger, "tokens")
+    assert headline is not None, "at the worse of two best losses one arm is within its budgets"
     rows = compute_rows(baseline, challenger, "tokens")
     resamples, note = resample_seeds([baseline, challenger])
     names = baseline.arm, challenger.arm

@@ -58,6 +58,8 @@ def render_section(section: Section) -> list[str]:
 def render_parts(section: Section) -> list[str]:
     """Return the decomposition as blocks of text; the parts lie between the rows they connect, as a wider table would not fit."""
     parts = section.decomposition
+    if parts is None:
+        return []
     header, rows = list_parts(parts)
     lines = []
     for row in rows:

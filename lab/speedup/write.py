@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 from lab.figures import Plot, read_plots
 from lab.page import Link, render_page
+from lab.speedup.comparable import end_of
 from lab.speedup.loss_plots import draw_overview
 from lab.speedup.plots import draw_section
 from lab.speedup.record import Made, to_mapping
@@ -143,12 +144,12 @@ def _list_runs(section: Section, folder: Path | None) -> tuple[list[str], list[l
         [
             _link(Path(run.path) / "config.yaml", run.name, folder),
             display_arm(section.arms[run.name]),
-            format_tokens(run.final.tokens),
+            format_tokens(end_of(run).tokens),
             format_rate(run.learning_rate),
             str(run.seed),
-            f"{run.final.loss:.4f}",
-            format_optional(run.final.bits_per_byte),
-            format_seconds(run.final.train_seconds),
+            f"{end_of(run).loss:.4f}",
+            format_optional(end_of(run).bits_per_byte),
+            format_seconds(end_of(run).train_seconds),
             str(run.environment.get("commit") or "-")[:10],
         ]
         for run in section.runs
