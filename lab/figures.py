@@ -10,11 +10,11 @@ from pathlib import Path
 import matplotlib
 
 matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402  (the backend must be chosen first: there may be no display)
-from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator  # noqa: E402
+import matplotlib.pyplot as plt
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
 
-from lab.words import display_arm, format_tokens, printable  # noqa: E402
-from runfolder.files import write_atomically  # noqa: E402
+from lab.words import display_arm, format_tokens, printable
+from runfolder.files import write_atomically
 
 # Okabe-Ito colours: told apart by colour-blind readers; markers tell the arms apart in grey print.
 PALETTE = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C564B", "#4D4D4D")

@@ -17,7 +17,7 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from cli.entry import ending_in_one_line  # noqa: E402
+from cli.entry import ending_in_one_line
 
 if __name__ == "__main__":
     with ending_in_one_line(has_ranks=True):

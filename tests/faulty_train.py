@@ -11,15 +11,15 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-import torch  # noqa: E402
+import torch
 
-import engine.checkpoint_writer  # noqa: E402
-import engine.evaluate  # noqa: E402
-import engine.loss  # noqa: E402
-import engine.trainer  # noqa: E402
-from cli.entry import run_entry  # noqa: E402
-from engine.config import Config  # noqa: E402
-from engine.session import train  # noqa: E402
+import engine.checkpoint_writer
+import engine.evaluate
+import engine.loss
+import engine.trainer
+from cli.entry import run_entry
+from engine.config import Config
+from engine.session import train
 
 
 def poison(*samples: int) -> None:
@@ -63,7 +63,7 @@ def failing_save() -> None:
 
 
 def quick_retries() -> None:
-    engine.checkpoint_writer.CheckpointWriter.RETRY_SECONDS = (0.01,)
+    engine.checkpoint_writer.CheckpointWriter.RETRY_SECONDS = (0.01, 0.01, 0.01)
 
 
 def signal_in_evaluation(number: int) -> None:

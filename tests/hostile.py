@@ -57,24 +57,24 @@ values = st.recursive(leaves, lambda inner: st.lists(inner, max_size=3) | st.dic
 @st.composite
 def mutations(draw, content: bytes) -> bytes:
     """Return content cut, with flipped bits, with pieces replaced, repeated or put in, or nothing like it."""
-    content = bytearray(content)
+    changed = bytearray(content)
     for _ in range(draw(st.integers(1, 3))):
         kind = draw(st.sampled_from(("cut", "flip", "replace", "repeat", "insert", "random")))
-        start = draw(st.integers(0, max(len(content) - 1, 0)))
+        start = draw(st.integers(0, max(len(changed) - 1, 0)))
         piece = draw(st.binary(min_size=1, max_size=8) | st.sampled_from([b"\x00" * 8, b"\xff" * 8, b"[" * 5000, b'":{']))
         if kind == "cut":
-            del content[start:]
-        elif kind == "flip" and content:
-            content[start] ^= 1 << draw(st.integers(0, 7))
+            del changed[start:]
+        elif kind == "flip" and changed:
+            changed[start] ^= 1 << draw(st.integers(0, 7))
         elif kind == "replace":
-            content[start : start + len(piece)] = piece
+            changed[start : start + len(piece)] = piece
         elif kind == "repeat":
-            content[start:start] = content[start : start + 200]
+            changed[start:start] = changed[start : start + 200]
         elif kind == "insert":
-            content[start:start] = piece
+            changed[start:start] = piece
         elif kind == "random":
-            content = bytearray(draw(st.binary(max_size=100)))
-    return bytes(content)
+            changed = bytearray(draw(st.binary(max_size=100)))
+    return bytes(changed)
 
 
 @st.composite

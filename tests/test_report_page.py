@@ -70,6 +70,7 @@ def launch(folder: Path, *arguments: object) -> subprocess.CompletedProcess:
         "--virtual-time-budget=20000",
         f"--user-data-dir={folder}/profile",
     ]
+    assert BROWSER is not None
     command = [BROWSER, *options, *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=120)
 

@@ -10,6 +10,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -119,7 +120,7 @@ axes: {weight_decay: [0.0, 0.1], precision: [bf16, fp32], compile: [null, true]}
     assert (config.weight_decay, config.precision.name, config.compile, config.warmup_steps) == (0.5, "fp32", True, 2)
 
 
-BASE = {
+BASE: dict[str, Any] = {
     "name": "x",
     "arms": {"a": {"overrides": ["experiment=quickstart", "model=gpt", "warmup_steps=0"]}},
     "max_steps": 10,

@@ -94,7 +94,7 @@ def refusal(script: str, *arguments: object, code: int) -> str:
         runpy.run_path(str(ROOT / script), run_name="__main__")
     assert stopped.value.code == code, f"exit code {stopped.value.code}\n{err.getvalue()}"
     assert "step " not in out.getvalue(), "it began to train"
-    return error_line(subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue()))
+    return error_line(subprocess.CompletedProcess([*map(str, arguments)], code, out.getvalue(), err.getvalue()))
 
 
 def error_line(done: subprocess.CompletedProcess) -> str:

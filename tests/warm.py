@@ -165,7 +165,7 @@ def warm_request(call: dict) -> dict | None:
     if arguments[0] != sys.executable or not (is_module or is_script) or privileged or not os.path.isdir(cwd):
         return None
     begin()
-    if read_early(environment) != read_early(_server.environment):
+    if _server is None or read_early(environment) != read_early(_server.environment):
         return None
     try:
         preexec = b64encode(pickle.dumps(call["preexec_fn"])).decode()
@@ -261,7 +261,7 @@ def open_streams(is_unbuffered: bool) -> None:
             line_buffering=not is_unbuffered and (number == 2 or os.isatty(number)),
             write_through=is_unbuffered and number > 0,
         )
-        text.mode = "w" if number else "r"
+        setattr(text, "mode", "w" if number else "r")  # noqa: B010  a property, says its type
         setattr(sys, name, text)
         setattr(sys, f"__{name}__", text)
 
