@@ -43,6 +43,8 @@ def detect(path: str) -> Format:
                 start = file.read(64)
     except DAMAGE as error:
         raise damaged(path, error) from None
+    if start.startswith((b"\xff\xfe", b"\xfe\xff")):  # a byte order mark, of what some programs call Unicode
+        raise DataError(f"{path}: UTF-16, which is not read; write it anew: iconv -f UTF-16 -t UTF-8 {Path(path).name} > NEW")
     if start.startswith(b"PAR1") or by_name == "parquet":
         kind = "parquet"
     elif start.startswith((b"ARROW1", b"\xff\xff\xff\xff")) or by_name == "arrow":

@@ -110,6 +110,15 @@ def test_tables_and_archives_are_refused(tmp_path, name):
         read(tmp_path, tmp_path / name)
 
 
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be", "utf-32"])
+@pytest.mark.parametrize("name", ["x.txt", "x.jsonl", "x", "x.txt.gz"])
+def test_another_unicode_is_refused_and_told_how(tmp_path, name, encoding):
+    content = ("\ufeff" if encoding == "utf-16-be" else "").encode(encoding) + LINES.decode().encode(encoding)
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith("gz") else content)
+    with pytest.raises(DataError, match=f"{name}: UTF-16, which is not read; write it anew: iconv"):
+        read(tmp_path, tmp_path / name)
+
+
 def test_a_dictionary_of_bytes_that_are_no_utf8(tmp_path):
     values = pa.array([b"fine", b"bad \xff\xfe", b"fine", None], pa.binary()).dictionary_encode()
     pq.write_table(pa.table({"text": values}), tmp_path / "x.parquet")
