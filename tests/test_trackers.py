@@ -43,11 +43,21 @@ def wandb_records(path):
             yield record
 
 
+def whole_records(path):
+    """Return the records of a run that has ended, of which W&B's own process may write the last a moment later."""
+    records, deadline = list(wandb_records(path)), time.monotonic() + 60
+    while not any(record.HasField("exit") for record in records) and time.monotonic() < deadline:
+        time.sleep(0.02)
+        records = list(wandb_records(path))
+    assert any(record.HasField("exit") for record in records), "its end is not in the file"
+    return records
+
+
 def wandb_rows(folder):
     """Return the rows of a run's one offline folder, by step, checking that they come in order; and its summary."""
     (path,) = folder.glob("wandb/offline-run-*/*.wandb")
     rows, summary = {}, {}
-    for record in wandb_records(path):
+    for record in whole_records(path):
         if record.HasField("history"):
             row = {(item.key or item.nested_key[0]): json.loads(item.value_json) for item in record.history.item}
             assert record.history.step.num == row["step"] > max(rows, default=-1)
