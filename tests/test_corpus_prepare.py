@@ -23,6 +23,7 @@ from corpus_support import (
     write_parquet,
     write_shards,
 )
+from training import unmeasured
 
 from corpus import encoding as coding
 from corpus import prepare as module
@@ -317,7 +318,7 @@ def test_full_disk_is_one_line_and_can_be_continued(tmp_path, what, limit):
         files = str(tmp_path / "text" / "*.txt")
     out = tmp_path / "out"
     fault = FINE + f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))"
-    result = run_command(*overrides(out, files), before=fault)
+    result = run_command(*overrides(out, files), before=fault, env=unmeasured())
     assert result.returncode == 3 and "disk is full" in result.stderr, result.stderr
     assert result.stderr.count("\n") == 2 and "Exception" not in result.stderr and "manifest.json" not in names(out)
     prepare(local_config(out, files))

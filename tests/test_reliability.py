@@ -16,7 +16,7 @@ import faulty_train
 import pytest
 import torch
 from jobs import ranks_of
-from training import ROOT, SMALL, assert_same, command, composed, environment, error_line, metrics, run
+from training import ROOT, SMALL, assert_same, command, composed, environment, error_line, metrics, run, unmeasured
 
 import engine.checkpoint
 import engine.checkpoint_writer
@@ -163,7 +163,7 @@ def test_full_disk_leaves_the_checkpoint_before_and_the_run_can_go_on(docs, tmp_
     done = subprocess.run(
         command("tests/faulty_train.py", "quick_retries", *words),
         cwd=ROOT,
-        env=environment(),
+        env=unmeasured(),
         capture_output=True,
         text=True,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000)),

@@ -54,6 +54,11 @@ def environment(**changes: str) -> dict[str, str]:
     return kept | {"OMP_NUM_THREADS": "1", "WANDB_SILENT": "true"} | changes
 
 
+def unmeasured() -> dict[str, str]:
+    """Return environment() without coverage, which in a process that cannot write its files could not write its own."""
+    return {key: value for key, value in environment().items() if not key.startswith("COVERAGE_")}
+
+
 def command(script: str, *overrides: str, ranks: int = 1) -> list[str]:
     launcher = [sys.executable]
     if ranks > 1:
