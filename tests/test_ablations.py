@@ -22,6 +22,7 @@ from engine.checks import check_config
 from engine.config import Config
 from engine.loss import NextTokenLoss
 from engine.models import MODELS, build_model, model_config
+from engine.parallel import compile_parts
 from engine.session import train
 from engine.stability import max_norm_deviation, scale_means
 from lab.ablations.forest import draw_forest
@@ -136,7 +137,7 @@ def test_compiled_equals_eager(name):
         return [loss.detach(), *(p.grad.clone() for p in loss_of.parameters())]
 
     eager = loss_and_gradients()
-    loss_of.compile(dynamic=False)
+    compile_parts(loss_of)
     torch.testing.assert_close(loss_and_gradients(), eager, rtol=1e-4, atol=1e-5)
 
 

@@ -9,7 +9,7 @@ import signal
 import pytest
 import torch
 from jobs import STEPS, TORCHRUN, Job, arguments, assert_equal_runs, processes_of, ranks_of, wait_until
-from training import ROOT, SMALL, assert_same, composed, metrics, refusal, run, tensors
+from training import COMPILED_SHAPE, ROOT, SMALL, assert_same, composed, metrics, refusal, run, tensors
 
 from corpus.manifest import read_manifest
 from corpus.token_file import open_token_file, token_byte_lengths
@@ -18,8 +18,7 @@ from engine.models import build_model
 from engine.session import train
 
 distributed = pytest.mark.distributed
-# 12 sequences a step, two at a time: six, three or two micro batches for one, two or three ranks. Three cut every tensor unevenly.
-SHAPE = ["global_batch_size=12", "micro_batch_size=2"]
+SHAPE = COMPILED_SHAPE  # six, three or two micro batches for one, two or three ranks; three cut every tensor unevenly
 
 
 def words(docs, folder, name, *overrides):

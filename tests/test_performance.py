@@ -33,6 +33,8 @@ SHAPE = [
     "micro_batch_size=4",
     "device=cpu",
 ]
+# The sizes of SMALL and COMPILED_SHAPE (tests/training.py), at which other tests compile as well: one compilation serves all.
+COMPILED = ["model.n_embd=32", "model.sequence_length=32", "model.vocab_size=272", "micro_batch_size=2"]
 
 
 def make(arm, *overrides):
@@ -131,7 +133,7 @@ def test_one_graph_of_a_block_and_one_of_the_loss_for_training_and_for_validatio
 @pytest.mark.slow
 @pytest.mark.parametrize("arm, use_compile", [("gpt", False), ("ngpt", False), ("ngpt", True)])
 def test_activations_computed_twice_change_no_gradient_and_take_less_memory(arm, use_compile):
-    config, loss_of = make(arm)
+    config, loss_of = make(arm, *(COMPILED if use_compile else []))
     names = list(dict(loss_of.named_parameters()))
     loss, expected = gradients(loss_of, windows(config))
 
@@ -261,6 +263,7 @@ def test_the_benchmark_times_both_arms_side_by_side(tmp_path):
     out = tmp_path / "bench.json"
     done = bench(
         *SHAPE,
+        *COMPILED,
         "global_batch_size=8",
         "arms=gpt,ngpt,gpt:compiled",
         "rounds=4",
@@ -272,7 +275,7 @@ def test_the_benchmark_times_both_arms_side_by_side(tmp_path):
     assert list(result["arms"]) == ["gpt", "ngpt", "gpt:compiled"]
     for name, arm in result["arms"].items():
         assert f"| {name} |" in done.stdout
-        assert len(arm["all_step_seconds"]) == 4 and arm["tokens_per_second"] == pytest.approx(8 * 64 / arm["step_seconds"])
+        assert len(arm["all_step_seconds"]) == 4 and arm["tokens_per_second"] == pytest.approx(8 * 32 / arm["step_seconds"])
         assert set(arm["phases"]) == {"data", "forward", "backward", "clipping", "optimizer", "renormalization"}
         assert 0 < arm["phases"]["forward"] < sum(arm["phases"].values())
         assert arm["memory_estimate_gib"] == pytest.approx(arm["peak_memory_gib"], rel=0.15, abs=0.002)

@@ -39,6 +39,8 @@ SMALL = [
     "checkpoint_interval=6",
     "device=cpu",
 ]
+# Beside SMALL: 12 sequences a step, two at a time. Tests that compile take it, so that one compilation serves all of them.
+COMPILED_SHAPE = ["global_batch_size=12", "micro_batch_size=2"]
 
 
 def composed(*overrides: str) -> Config:
