@@ -19,7 +19,7 @@ from gpt.rope import apply_rotary
 
 @dataclass
 class Config(gpt.model.Config):
-    """Hold what gpt.model.Config holds."""
+    """The fields of gpt.model.Config, no more: the class names the arm."""
 
 
 class Attention(gpt.model.Attention):

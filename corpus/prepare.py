@@ -81,7 +81,7 @@ def prepare(config: PrepareConfig) -> None:
 
 @contextmanager
 def lock_folder(directory: Path) -> Iterator[Path]:
-    """Hold a data folder against a second preparation and provide its scratch folder.
+    """Lock a data folder against a second preparation and provide its scratch folder.
 
     The lock ends with the process however it ends. The scratch folder stays if the next run can continue from it.
 

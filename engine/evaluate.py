@@ -58,7 +58,7 @@ class ValidationSet:
 
 @torch.no_grad()
 def evaluate(
-    loss_of: nn.Module,
+    model_with_loss: nn.Module,
     validation: ValidationSet,
     batch_size: int,
     ranks: Ranks,
@@ -79,7 +79,7 @@ def evaluate(
         if ranks.device.type == "cuda":
             batch = batch.pin_memory()  # so that the copy does not wait for the batch before
         with autocast:
-            nats += loss_of(batch.to(ranks.device, non_blocking=True)).double()
+            nats += model_with_loss(batch.to(ranks.device, non_blocking=True)).double()
     nats = ranks.all_reduce_sum(nats).item()
     loss = nats / validation.n_tokens
     return {

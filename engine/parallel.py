@@ -39,23 +39,23 @@ def parallelize(config: Config, ranks: Ranks, use_compile: bool) -> tuple[NextTo
     """
     choose_attention(config, ranks.device)
     if config.is_sharded and ranks.world_size > 1:
-        loss_of = place_sharded(config, ranks, use_compile)
-        return loss_of, loss_of
+        model_with_loss = place_sharded(config, ranks, use_compile)
+        return model_with_loss, model_with_loss
     # Initialized on the CPU: the same weights on every device.
-    loss_of = NextTokenLoss(
+    model_with_loss = NextTokenLoss(
         build_model(config.model, config.precision.matrices, init=vars(config.init_multiplier)).to(ranks.device)
     )
-    prepare(loss_of, config, ranks.device, use_compile)
+    prepare(model_with_loss, config, ranks.device, use_compile)
     if ranks.world_size == 1:
-        return loss_of, loss_of
-    return loss_of, replicated(loss_of, ranks)
+        return model_with_loss, model_with_loss
+    return model_with_loss, replicated(model_with_loss, ranks)
 
 
-def replicated(loss_of: NextTokenLoss, ranks: Ranks) -> DistributedDataParallel:
+def replicated(model_with_loss: NextTokenLoss, ranks: Ranks) -> DistributedDataParallel:
     """Return the module under DDP: gradients meet while the backward pass still runs."""
     device_ids = [ranks.local_rank] if ranks.device.type == "cuda" else None
     return DistributedDataParallel(
-        loss_of,
+        model_with_loss,
         device_ids=device_ids,
         gradient_as_bucket_view=True,
         bucket_cap_mb=BUCKET_MIB,
@@ -74,8 +74,8 @@ def place_sharded(config: Config, ranks: Ranks, use_compile: bool) -> NextTokenL
     whole = (
         build_model(config.model, config.precision.matrices, init=vars(config.init_multiplier)) if ranks.is_main_process else None
     )
-    loss_of = NextTokenLoss(build_model(config.model, config.precision.matrices, device="meta"))
-    prepare(loss_of, config, ranks.device, use_compile)
+    model_with_loss = NextTokenLoss(build_model(config.model, config.precision.matrices, device="meta"))
+    prepare(model_with_loss, config, ranks.device, use_compile)
     shape: tuple[int, ...] = (ranks.world_size,)
     if config.parallel == "hsdp":
         per_node = planned_ranks_per_node(ranks.world_size)
@@ -83,33 +83,33 @@ def place_sharded(config: Config, ranks: Ranks, use_compile: bool) -> NextTokenL
             raise ConfigError(f"parallel=hsdp needs equally many ranks on every node: {ranks.world_size} ranks, {per_node} here")
         shape = (ranks.world_size // per_node, per_node)  # copies, and parts of each
     mesh = init_device_mesh(ranks.device.type, shape, mesh_dim_names=("copies", "parts")[-len(shape) :])
-    for block in loss_of.model.blocks:
+    for block in model_with_loss.model.blocks:
         fully_shard(block, mesh=mesh)
-    fully_shard(loss_of, mesh=mesh)  # not the model alone: unembedding() is called by the loss
-    loss_of.to_empty(device=ranks.device)
-    take_from_rank_0(loss_of.model, whole, ranks)
-    return loss_of
+    fully_shard(model_with_loss, mesh=mesh)  # not the model alone: unembedding() is called by the loss
+    model_with_loss.to_empty(device=ranks.device)
+    take_from_rank_0(model_with_loss.model, whole, ranks)
+    return model_with_loss
 
 
-def prepare(loss_of: NextTokenLoss, config: Config, device: torch.device, use_compile: bool) -> None:
+def prepare(model_with_loss: NextTokenLoss, config: Config, device: torch.device, use_compile: bool) -> None:
     """Change how the model computes, as the configuration asks, before it is wrapped or sharded; names stay."""
     if config.precision.matmul == "float8":
-        use_float8(loss_of.model.blocks, device)
+        use_float8(model_with_loss.model.blocks, device)
     if use_compile:
-        compile_parts(loss_of)
-    recompute(loss_of.model.blocks, config.recompute_layers)
+        compile_parts(model_with_loss)
+    recompute(model_with_loss.model.blocks, config.recompute_layers)
 
 
-def compile_parts(loss_of: NextTokenLoss) -> None:
+def compile_parts(model_with_loss: NextTokenLoss) -> None:
     """Compile each block, and the loss with the output matrix, in place.
 
     The blocks have the same code and shapes, so one graph for training and one for validation serve all of them: the first
     step comes after seconds, however many layers there are. The seams between blocks lie where DDP and FSDP act.
     """
     torch._dynamo.config.optimize_ddp = False  # it would cut the blocks' graphs again, at DDP's buckets
-    for block in loss_of.model.blocks:
+    for block in model_with_loss.model.blocks:
         block.forward = torch.compile(block.forward, dynamic=False)
-    setattr(loss_of, "loss_of_hidden", torch.compile(loss_of.loss_of_hidden, dynamic=False))  # noqa: B010 - to mypy a method stays
+    setattr(model_with_loss, "loss_of_hidden", torch.compile(model_with_loss.loss_of_hidden, dynamic=False))  # noqa: B010 - to mypy a method stays
 
 
 @torch.no_grad()
@@ -133,20 +133,20 @@ def set_gradient_sync(model: nn.Module, wanted: bool) -> None:
         model.set_requires_gradient_sync(wanted)
 
 
-def release_gathered(loss_of: nn.Module) -> None:
+def release_gathered(model_with_loss: nn.Module) -> None:
     """Leave each rank with its own part again: after a forward pass without backward, fsdp keeps what it gathered last."""
-    if hasattr(loss_of, "reshard"):
-        loss_of.reshard()
+    if hasattr(model_with_loss, "reshard"):
+        model_with_loss.reshard()
 
 
-def compile_now(training_model: nn.Module, loss_of: nn.Module, autocast: torch.autocast, config: Config) -> None:
+def compile_now(training_model: nn.Module, model_with_loss: nn.Module, autocast: torch.autocast, config: Config) -> None:
     """Run both compiled graphs once on padding, so that compilation is not counted as training time."""
     shape = (config.micro_batch_size, config.model["sequence_length"] + 1)
-    windows = torch.zeros(shape, dtype=torch.long, device=next(loss_of.parameters()).device)
+    windows = torch.zeros(shape, dtype=torch.long, device=next(model_with_loss.parameters()).device)
     with autocast:
         loss = training_model(windows)
     loss.backward()
     training_model.zero_grad(set_to_none=True)
     with autocast, torch.no_grad():
-        loss_of(windows)
-    release_gathered(loss_of)
+        model_with_loss(windows)
+    release_gathered(model_with_loss)

@@ -5,7 +5,7 @@ from torch import Tensor
 
 
 class LayerCache:
-    """Hold one layer's keys and values (B, H, T, K) in tensors that are made once, for `capacity` positions."""
+    """One layer's keys and values (B, H, T, K) in tensors that are made once, for `capacity` positions."""
 
     def __init__(self, capacity: int):
         self.capacity, self.length = capacity, 0
@@ -24,7 +24,7 @@ class LayerCache:
 
 
 class KVCache:
-    """Hold the keys and values of every layer: cache[i] is layer i's."""
+    """The keys and values of every layer: cache[i] is layer i's."""
 
     def __init__(self, n_layer: int, capacity: int):
         self.layers = [LayerCache(capacity) for _ in range(n_layer)]
