@@ -4,6 +4,16 @@
 # Apache-2.0), in these versions, so that everybody's bins are the same. They are downloaded and read, not installed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+case ${1:-} in
+  -h | --help)
+    sed -n '2,/^set /s/^# \{0,1\}//p' scripts/english.sh
+    exit
+    ;;
+  ?*)
+    echo "error: $1: it takes no arguments; --help explains" >&2
+    exit 2
+    ;;
+esac
 . scripts/environment.sh requirements.txt
 
 packages="botocore==1.44.8 google-api-python-client==2.202.0"

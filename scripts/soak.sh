@@ -4,5 +4,11 @@
 # usage: bash scripts/soak.sh MINUTES [SEED]
 set -euo pipefail
 cd "$(dirname "$0")/.."
+case ${1:-} in
+  -h | --help)
+    sed -n '2,/^set /s/^# \{0,1\}//p' scripts/soak.sh
+    exit
+    ;;
+esac
 . scripts/environment.sh requirements.txt
 exec python scripts/soak.py "$@"

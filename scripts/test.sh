@@ -4,6 +4,12 @@
 # Where these versions cannot be had: REQUIREMENTS="requirements.txt requirements-dev.txt" bash scripts/test.sh
 set -euo pipefail
 cd "$(dirname "$0")/.."
+case ${1:-} in
+  -h | --help)
+    sed -n '2,/^set /s/^# \{0,1\}//p' scripts/test.sh
+    exit
+    ;;
+esac
 read -ra requirements <<< "${REQUIREMENTS:-requirements-ci.txt}"
 . scripts/environment.sh "${requirements[@]}"
 

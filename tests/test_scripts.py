@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import shutil
 import subprocess
 import sys
 from dataclasses import fields
@@ -90,3 +91,13 @@ def test_the_command_line_answers(tmp_path):
     assert (done.returncode, done.stderr) == (2, "error: unknown key 'otu': did you mean 'out'? (--help lists the keys)\n")
     done = answer("scripts/inspect.py", "--help")
     assert done.returncode == 0 and "is now scripts/inspect_weights.py" in done.stderr and "inspect_weights" in done.stdout
+
+
+@pytest.mark.parametrize("script", sorted(path.name for path in (ROOT / "scripts").glob("*.sh") if path.name != "environment.sh"))
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+def test_help_of_a_shell_script_starts_nothing(script, flag, tmp_path):
+    shutil.copytree(ROOT / "scripts", tmp_path / "scripts", ignore=shutil.ignore_patterns("__pycache__"))
+    before = sorted(tmp_path.rglob("*"))
+    done = subprocess.run(["bash", f"scripts/{script}", flag], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "") and len(done.stdout.splitlines()) > 1
+    assert sorted(tmp_path.rglob("*")) == before
