@@ -18,11 +18,7 @@ class ValidationSet:
     """Evenly spread windows of a token file, and how many tokens and bytes of text they ask for."""
 
     def __init__(self, token_file: TokenFile, byte_lengths: np.ndarray, sequence_length: int, max_windows: int | None):
-        """Choose max_windows windows (None: all).
-
-        Args:
-            byte_lengths: UTF-8 bytes of every token id (vocab_size,), 0 for the end-of-text token.
-        """
+        """Choose max_windows windows (None: all); byte_lengths (vocab_size,) are every token's UTF-8 bytes, 0 for end of text."""
         available = count_windows(len(token_file), sequence_length)
         count = min(available, max_windows or available)
         self.token_file, self.sequence_length = token_file, sequence_length
