@@ -2,7 +2,7 @@
 # GPT against nGPT from a fresh machine: an installation of two minutes, then about four on two CPU cores (3 min 54 s on two of
 # an AMD EPYC); a second call, with nothing left to do, takes 2 s.
 #
-#   bash scripts/quickstart.sh            both arms tuned, two budgets, three seeds (sweeps/quickstart.yaml)
+#   bash scripts/quickstart.sh            both arms at one rate, two budgets, three seeds (sweeps/quickstart.yaml)
 #   bash scripts/quickstart.sh careless   then once more against a baseline that nobody tuned (sweeps/quickstart_careless.yaml)
 #
 # It installs into .venv, turns the documentation inside CPython into a corpus, trains 12 models of one million parameters, one
