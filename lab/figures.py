@@ -1,8 +1,9 @@
 """What all pictures share: one look per arm, axes, ticks, legends, and files that tell what they show."""
 
 import io
+import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape, unescape
 from pathlib import Path
@@ -91,6 +92,11 @@ def tick_budgets(axes, budgets: list[int]) -> None:
         axes.xaxis.set_major_locator(FixedLocator(budgets))
         axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: format_tokens(value)))
+
+
+def error_bars(errors: Sequence[float | None]) -> list[float] | None:
+    """Return what errorbar takes: no mark where there is no error, and none in the legend where there is none at all."""
+    return [error or math.nan for error in errors] if any(errors) else None
 
 
 def add_legend(figure, axes, handles=None) -> None:

@@ -58,7 +58,7 @@ OMP_NUM_THREADS=1 keep $report/extrapolation.txt python scripts/extrapolate.py "
 looks+=($!)
 OMP_NUM_THREADS=1 keep $report/inspection.txt python scripts/inspect_weights.py "${pair[@]}" out=$report/inspection &
 looks+=($!)
-OMP_NUM_THREADS=1 keep $report/samples.txt python sample.py "${pair[@]}" prompt='Return the ' max_new_tokens=200 \
+OMP_NUM_THREADS=1 COLUMNS=100 keep $report/samples.txt python sample.py "${pair[@]}" prompt='Return the ' max_new_tokens=200 \
   temperature=0.7 &
 looks+=($!)
 for look in "${looks[@]}"; do wait "$look"; done

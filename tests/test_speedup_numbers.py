@@ -3,6 +3,7 @@
 import csv
 import math
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,12 +13,13 @@ from lab.runs import RunFolderError, find_runs, read_runs
 from lab.speedup.cli import Settings, choose_folder
 from lab.speedup.comparable import reason_left_out
 from lab.speedup.ladder import Endpoint, build_ladder, choose_best
+from lab.speedup.plots import draw_section
 from lab.speedup.record import Made
 from lab.speedup.report import analyze_runs, build_report
 from lab.speedup.sentences import CANNOT_BE_TOLD
 from lab.speedup.speedup import compare_ladders
 from lab.speedup.text import render_section
-from lab.speedup.write import write_report
+from lab.speedup.write import render_report, write_report
 
 
 def list_endpoints(losses, step_seconds=None):
@@ -189,8 +191,61 @@ def test_one_seed_or_an_interval_around_one_cannot_be_told_from_one(tmp_path):
     bound = analyze_runs(read_runs(make_ladders(tmp_path / "bound", 9.0, budgets=(100, 200))))
     for section in (one, none, bound):
         assert f"nGPT's token speedup over GPT {CANNOT_BE_TOLD}" in section.headlines[0].claim
-        assert render_section(section)[0].startswith("nGPT's token speedup over GPT cannot be told from 1 at this size")
+        first = " ".join(render_section(section)[0].split())
+        said = "nGPT's token speedup over GPT cannot be told from 1 at this size"
+        assert first.startswith(f"Not tuned (one learning rate for GPT and nGPT): {said}")
     assert "one seed" in one.headlines[0].claim and "interval" in none.headlines[0].claim
+
+
+def test_the_first_words_say_which_arm_had_one_learning_rate(tmp_path):
+    options = {"seeds": (0, 1, 2), "noise": 0.002}
+    tuned = make_ladders(tmp_path, 1.8, rates=(1e-3, 2e-3, 4e-3), budgets=(100, 200, 400), **options)
+    for names, words in {
+        "ngpt-*-0.001-* gpt-*": "Not tuned (one learning rate for nGPT): nGPT reached",
+        "ngpt-100-0.001-* ngpt-[24]00-* gpt-*": "Not tuned (one learning rate for nGPT at some budgets): nGPT reached",
+        "ngpt-* gpt-*": "nGPT reached",
+    }.items():
+        section = analyze_runs(read_runs([run for run in tuned if any(run.match(name) for name in names.split())]))
+        assert section.headlines[0].claim.startswith(words)
+        assert "learning rates chosen anew in every draw" in section.headlines[0].basis
+    single = analyze_runs(read_runs(make_ladders(tmp_path / "single", 1.8, **options))).headlines[0]
+    assert "bootstrap over 3 seeds" in single.basis and "chosen anew" not in single.basis
+
+
+@pytest.mark.slow
+def test_pictures_show_and_name_only_what_there_is(tmp_path):
+    def draw(name, **options):
+        section = analyze_runs(read_runs(make_ladders(tmp_path / name, 1.3, **options)))
+        (tmp_path / name / "out").mkdir()
+        return {plot.path.stem: plot for plot in draw_section(section, tmp_path / name / "out")}
+
+    one, several = draw("one"), draw("several", seeds=(0, 1, 2), noise=0.01)
+    assert "Bars" not in one["gap"].caption + one["speedup"].caption + one["loss_by_tokens"].caption
+    assert all("Bars" in several[name].caption for name in ("gap", "speedup", "loss_by_tokens"))
+    assert "single runs" in one["loss_by_tokens"].alt and "headline_pair" in one
+    for run in read_runs(sorted((tmp_path / "one").glob("*gpt-*"))):  # as in the quickstart: validated at the end alone
+        metrics = Path(run.path) / "metrics.jsonl"
+        lines = metrics.read_text().splitlines()
+        kept = [line for line in lines[:-1] if "val/loss" not in line]
+        metrics.write_text("\n".join([*kept, lines[-1]]) + "\n")
+    section = analyze_runs(read_runs(sorted((tmp_path / "one").glob("*gpt-*"))))
+    ends = {plot.path.stem: plot for plot in draw_section(section, tmp_path)}
+    assert "headline_pair" not in ends and "single runs" not in ends["loss_by_tokens"].alt
+    assert "Thin" not in ends["loss_by_tokens"].caption + ends["loss_by_seconds"].caption
+    slow = make_run(tmp_path / "one", "gpt-slow", steps=400, seed=9, loss=3.0, step_seconds=0.4)
+    section = analyze_runs(read_runs([*sorted((tmp_path / "one").glob("*gpt-*-*")), slow]))
+    stems = {plot.path.stem: plot for plot in draw_section(section, tmp_path)}
+    assert "loss_by_seconds" not in stems and "training time" not in stems["speedup"].caption + stems["speedup"].alt
+
+
+def test_a_file_and_a_folder_of_one_name_are_one_part_of_the_page(tmp_path):
+    report = build_report(read_runs(make_ladders(tmp_path / "runs", 1.3)))
+    (tmp_path / "extrapolation.txt").write_text("length  loss\n   256  1.25\n")
+    (tmp_path / "extrapolation").mkdir()
+    (tmp_path / "extrapolation/table.csv").write_text("length,loss\n")
+    page = render_report(report, made=Made(beside=(tmp_path / "extrapolation.txt", tmp_path / "extrapolation")), folder=tmp_path)
+    assert page.count('<h1 class="section">extrapolation</h1>') == 1
+    assert "   256  1.25" in page and '<a href="extrapolation/table.csv">' in page
 
 
 def test_a_speedup_that_the_seeds_show_is_claimed(tmp_path):

@@ -8,8 +8,9 @@ from typing import Any
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter
 
-from lab.figures import STYLE, Look, Plot, add_legend, find_looks, literal, plt, save_plot, tick_budgets, tick_log_axis
+from lab.figures import STYLE, Look, Plot, add_legend, error_bars, find_looks, literal, plt, save_plot, tick_budgets, tick_log_axis
 from lab.runs import lookup, to_number
+from lab.speedup.caveats import describe_unsteady_timing
 from lab.speedup.comparable import end_of
 from lab.speedup.published import PublishedSeries, find_series, read_published
 from lab.speedup.report import Section
@@ -34,8 +35,10 @@ def draw_loss_by_tokens(section: Section, out: Path) -> list[Plot]:
     if factor:
         right = axes.secondary_yaxis("right", functions=(lambda loss: loss * factor, lambda bits: bits / factor))
         right.set_ylabel("bits/byte of text")
-    caption = "Each arm's ladder: one fully annealed run per budget (best learning rate, mean over seeds). Bars: standard error."
-    if len(section.runs) <= MANY_RUNS:
+    caption = "Each arm's ladder: one fully annealed run per budget (best learning rate, mean over seeds)."
+    if any(point.best.standard_error for ladder in section.ladders.values() for point in ladder.points):
+        caption += " Bars: standard error."
+    if _shows_curves(section, "tokens"):
         caption += (
             " Thin: every run's validation curve; small marks: its end. Only the ends may be compared: along a "
             "thin curve the learning rate is still falling." + _say_clipped(axes, section)
@@ -44,8 +47,10 @@ def draw_loss_by_tokens(section: Section, out: Path) -> list[Plot]:
 
 
 def draw_loss_by_seconds(section: Section, out: Path) -> list[Plot]:
-    """Draw validation loss against training time, if the runs recorded it."""
+    """Draw validation loss against training time, if the runs recorded it and their speed was steady."""
     ladders = section.ladders.values()
+    if describe_unsteady_timing(*ladders):
+        return []
     ends = [ladder.points[-1].steps * ladder.step_seconds for ladder in ladders if ladder.step_seconds]
     if len(ends) < len(ladders):
         return []
@@ -53,7 +58,7 @@ def draw_loss_by_seconds(section: Section, out: Path) -> list[Plot]:
     unit, size = next(((unit, size) for unit, size in (("hours", 3600), ("minutes", 60)) if longest >= 2 * size), ("seconds", 1))
     figure, axes = _draw_ladders(section, "seconds", size)
     axes.set_xlabel(f"training time ({unit}, training steps only)")
-    thin = " Thin: single runs at their own speed." if len(section.runs) <= MANY_RUNS else ""
+    thin = " Thin: single runs at their own speed." if _shows_curves(section, "train_seconds") else ""
     return [
         save_plot(
             figure,
@@ -69,7 +74,7 @@ def choose_loss_range(section: Section) -> tuple[float, float]:
     """Return limits around the final losses (nats/token): the start of training would flatten them."""
     best = [point.best.loss for ladder in section.ladders.values() for point in ladder.points]
     spread = max(max(best) - min(best), 0.02 * max(best))
-    return min(best) - 0.12 * spread, max(best) + (0.4 if len(section.runs) <= MANY_RUNS else 0.12) * spread
+    return min(best) - 0.12 * spread, max(best) + (0.4 if _shows_curves(section, "tokens") else 0.12) * spread
 
 
 def _say_clipped(axes: Any, section: Section) -> str:
@@ -100,16 +105,18 @@ def _draw_ladders(section: Section, cost: str, size: float, series: Sequence[Pub
     """Draw each arm's ladder, and thin validation curves if the runs are few; costs are divided by size."""
     figure, axes = plt.subplots(layout="constrained")
     looks = find_looks(section.ladders)
+    attribute = "tokens" if cost == "tokens" else "train_seconds"
+    curves = _shows_curves(section, attribute)
     costs = []
     for arm, ladder in section.ladders.items():
-        if len(section.runs) <= MANY_RUNS:
-            _draw_curves(axes, section, arm, looks[arm], "tokens" if cost == "tokens" else "train_seconds", size)
+        if curves:
+            _draw_curves(axes, section, arm, looks[arm], attribute, size)
         ends = [(point.tokens if cost == "tokens" else point.steps * (ladder.step_seconds or 0)) / size for point in ladder.points]
         costs += ends
         axes.errorbar(
             ends,
             [point.best.loss for point in ladder.points],
-            yerr=[point.best.standard_error or 0.0 for point in ladder.points],
+            yerr=error_bars([point.best.standard_error for point in ladder.points]),
             color=looks[arm].colour,
             linewidth=2.4,
             elinewidth=1.4,
@@ -123,14 +130,22 @@ def _draw_ladders(section: Section, cost: str, size: float, series: Sequence[Pub
     axes.set_ylim(*choose_loss_range(section))
     room = max(1.12, (max(costs) / min(costs)) ** 0.06)
     # Where there are thin curves, half of the way to the smallest budget is of interest.
-    axes.set_xlim(min(costs) / (2 * room if len(section.runs) <= MANY_RUNS else room), max(costs) * room)
+    axes.set_xlim(min(costs) / (2 * room if curves else room), max(costs) * room)
     tick_log_axis(axes.xaxis, lambda value: f"{value:g}")
     axes.set_ylabel("validation loss (nats/token)")
     handles = axes.get_legend_handles_labels()[0]
-    if len(section.runs) <= MANY_RUNS:
+    if curves:
         handles.append(Line2D([], [], color="grey", linewidth=0.8, label="single runs"))
     add_legend(figure, axes, handles + _draw_series(axes, looks, section.models, series))
     return figure, axes
+
+
+def _shows_curves(section: Section, attribute: str) -> bool:
+    """Return whether the single runs are few enough to be drawn, and any of them is more than its end."""
+    smallest = min(end_of(run).tokens for run in section.runs)
+    return len(section.runs) <= MANY_RUNS and any(
+        point.tokens >= smallest / 2 and getattr(point, attribute) for run in section.runs for point in run.curve[:-1]
+    )
 
 
 def _draw_curves(axes: Any, section: Section, arm: str, look: Look, attribute: str, size: float) -> None:

@@ -7,7 +7,8 @@ from typing import Any
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from lab.figures import STYLE, Look, Plot, add_legend, find_looks, literal, plt, save_plot, tick_budgets, tick_log_axis
+from lab.figures import STYLE, Look, Plot, add_legend, error_bars, find_looks, literal, plt, save_plot, tick_budgets, tick_log_axis
+from lab.speedup.caveats import describe_unsteady_timing
 from lab.speedup.loss_plots import LINES, draw_loss_by_seconds, draw_loss_by_tokens
 from lab.speedup.report import Section
 from lab.speedup.run_plots import draw_headline_pair, draw_training
@@ -39,7 +40,8 @@ def draw_speedups(section: Section, out: Path) -> list[Plot]:
         return []
     figure, axes = plt.subplots(layout="constrained")
     looks = find_looks(section.ladders)
-    with_time = len(section.comparisons) <= 2  # more lines are too many for one picture; the table has them
+    # More lines are too many for one picture, and times that nobody should trust are not drawn; the table has them.
+    with_time = len(section.comparisons) <= 2 and not describe_unsteady_timing(*section.ladders.values())
     for comparison in section.comparisons:
         look, label = looks[comparison.challenger], literal(comparison.challenger)
         _draw_rows(axes, comparison.token_rows, look, f"{label}: tokens", filled=True)
@@ -47,6 +49,7 @@ def draw_speedups(section: Section, out: Path) -> list[Plot]:
             _draw_rows(axes, comparison.time_rows, look, f"{label}: training time", filled=False)
     _frame_speedups(axes, section, with_time)
     bounds = {row.relation for comparison in section.comparisons for row in comparison.token_rows} - {"="}
+    intervals = any(row.interval for comparison in section.comparisons for row in comparison.token_rows)
     named = {">": ("^", "more than this"), "<": ("v", "less than this")}
     handles = axes.get_legend_handles_labels()[0] + [
         Line2D([], [], color="grey", linestyle="none", marker=named[relation][0], markersize=9, label=named[relation][1])
@@ -59,9 +62,9 @@ def draw_speedups(section: Section, out: Path) -> list[Plot]:
             out / "speedup.png",
             "Speedup at equal loss",
             "How many times less the challenger needs for the loss of each budget; 1x is no difference, below it "
-            "the challenger needs more. Filled: tokens, hollow: training time. Triangles are bounds, where one arm was already "
-            "better at its smallest budget or never got there in the budgets run. Bars: 95% intervals over seeds. Nothing is "
-            "extrapolated.",
+            f"the challenger needs more.{' Filled: tokens, hollow: training time.' if with_time else ''}"
+            f"{' Triangles are bounds: one arm was better at its smallest budget or never got there.' if bounds else ''}"
+            f"{' Bars: 95% intervals over seeds.' if intervals else ''} Nothing is extrapolated.",
         )
     ]
 
@@ -109,13 +112,13 @@ def draw_gaps(section: Section, out: Path) -> list[Plot]:
         return []
     figure, axes = plt.subplots(layout="constrained")
     looks = find_looks(section.ladders)
+    seeds = any(gap.standard_error for comparison in section.comparisons for gap in comparison.gaps)
     for comparison in section.comparisons:
         gaps, look = comparison.gaps, looks[comparison.challenger]
-        errors = [gap.standard_error or float("nan") for gap in gaps]
         axes.errorbar(
             [gap.tokens for gap in gaps],
             [gap.nats_per_token for gap in gaps],
-            yerr=errors,
+            yerr=error_bars([gap.standard_error for gap in gaps]),
             capsize=5,
             color=look.colour,
             marker=look.marker,
@@ -134,7 +137,7 @@ def draw_gaps(section: Section, out: Path) -> list[Plot]:
             figure,
             out / "gap.png",
             "Loss gap at equal tokens",
-            "Below zero the challenger is better. Bars: one standard error over seeds, where both arms have at least two.",
+            "Below zero the challenger is better." + (" Bars: one standard error over seeds." if seeds else ""),
         )
     ]
 
@@ -156,7 +159,7 @@ def draw_learning_rates(section: Section, out: Path) -> list[Plot]:
             axes.errorbar(
                 [item.learning_rate for item in curve],
                 [item.loss for item in curve],
-                yerr=[item.standard_error or 0.0 for item in curve],
+                yerr=error_bars([item.standard_error for item in curve]),
                 capsize=3,
                 color=look.colour,
                 linestyle=style,
@@ -195,8 +198,8 @@ def draw_learning_rates(section: Section, out: Path) -> list[Plot]:
             figure,
             out / "learning_rates.png",
             "Learning rates tried",
-            "Final loss (mean over seeds, bars: one standard error) of each learning rate, by arm and budget in "
-            "tokens; filled: the one kept. A filled mark at the end of its line means that the optimum "
+            "Final loss (mean over seeds; bars, where there are several: one standard error) of each learning rate, by arm and "
+            "budget in tokens; filled: the one kept. A filled mark at the end of its line means that the optimum "
             "may lie beyond the rates tried.",
         )
     ]

@@ -12,6 +12,8 @@ from lab.speedup.loss_plots import choose_loss_range
 from lab.speedup.report import Section
 from lab.words import format_rate, format_tokens
 
+FEWEST_VALIDATIONS = 4  # fewer are no curve
+
 
 def _find_runs(section: Section, point: BudgetPoint) -> list[Run]:
     """Return the runs of a point's best candidate, one per seed."""
@@ -20,17 +22,25 @@ def _find_runs(section: Section, point: BudgetPoint) -> list[Run]:
 
 
 def draw_headline_pair(section: Section, out: Path) -> list[Plot]:
-    """Draw whole validation curves of the two runs behind the headline: equal final loss, different tokens."""
+    """Draw whole validation curves of the two runs behind the headline: equal final loss, different tokens.
+
+    Nothing where a run was validated too seldom to have a curve.
+    """
     comparison = next((item for item in section.comparisons if item.token_headline.relation == "="), None)
     if comparison is None:
         return []
     row, looks = comparison.token_headline, find_looks(section.ladders)
-    figure, axes = plt.subplots(layout="constrained")
-    longest, highest = 0.0, row.loss
     ours, theirs = row.baseline_cost, row.challenger_cost
     assert ours and theirs, "a ratio that is no bound has both costs"
-    for arm, cost in ((comparison.baseline, ours), (comparison.challenger, theirs)):
-        point = min(section.ladders[arm].points, key=lambda item: abs(math.log(item.tokens / cost)))
+    pair = [
+        (arm, cost, min(section.ladders[arm].points, key=lambda item: abs(math.log(item.tokens / cost))))
+        for arm, cost in ((comparison.baseline, ours), (comparison.challenger, theirs))
+    ]
+    if any(len(run.curve) < FEWEST_VALIDATIONS for _, _, point in pair for run in _find_runs(section, point)):
+        return []
+    figure, axes = plt.subplots(layout="constrained")
+    longest, highest = 0.0, row.loss
+    for arm, cost, point in pair:
         longest = max(longest, cost, point.tokens)
         label: str | None = f"{literal(arm)}, budget {format_tokens(point.tokens)}"
         for run in _find_runs(section, point):

@@ -102,7 +102,7 @@ def resample_seeds(ladders: list[Ladder], random_seed: int = 0) -> tuple[Resampl
     """
     single = [point for ladder in ladders for point in ladder.points if len(set(point.best.seeds)) < 2]
     if single:
-        return None, f"no interval: one seed only at some budgets (first: {single[0].arm}, {single[0].tokens:,} tokens)"
+        return None, f"No interval: one seed only at some budgets (first: {single[0].arm}, {single[0].tokens:,} tokens)"
     pools = [_collect_seeds(ladder) for ladder in ladders]
     paired = all(pool == pools[0] for pool in pools)
     distinct = pools[:1] if paired else pools

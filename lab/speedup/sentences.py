@@ -76,13 +76,15 @@ def describe_headline(comparison: Comparison, ladders: Mapping[str, Ladder]) -> 
     """Return the token speedup at the lowest loss that both arms reach.
 
     Where the seeds do not tell it from 1 the claim says so in its first words, and the measured number is in what it rests on.
+    Where an arm had one learning rate only, the first words are that it was not tuned.
     """
     pair = [ladders[comparison.baseline], ladders[comparison.challenger]]
     sentence = _describe_speedup(comparison, ladders, describe_counts(pair))
+    untuned, noise = _describe_tuning(pair), _describe_interval(comparison.interval, pair)
     if comparison.told_from_one:
-        found, basis = sentence, _describe_interval(comparison.interval)
+        found, basis = untuned + sentence, noise
         if comparison.interval:
-            found = f"{sentence.removesuffix('.')}; 95% interval {format_interval(comparison.interval)}."
+            found = f"{found.removesuffix('.')}; 95% interval {format_interval(comparison.interval)}."
         return Headline(found, basis)
     if _count_seeds(pair)[0] < 2:
         why = "one seed says nothing of the noise"
@@ -91,8 +93,18 @@ def describe_headline(comparison: Comparison, ladders: Mapping[str, Ladder]) -> 
     else:
         why = "the seeds give no interval that leaves it out"
     base, other = display_arm(comparison.baseline), display_arm(comparison.challenger)
-    claim = f"{other}'s token speedup over {base} {CANNOT_BE_TOLD}: {why}."
-    return Headline(claim, " ".join(filter(None, (f"Measured: {sentence}", _describe_interval(comparison.interval)))))
+    claim = f"{untuned}{other}'s token speedup over {base} {CANNOT_BE_TOLD}: {why}."
+    return Headline(claim, " ".join(filter(None, (f"Measured: {sentence}", noise))))
+
+
+def _describe_tuning(pair: Sequence[Ladder]) -> str:
+    """Return the first words of a headline where arms had one learning rate to choose from, else nothing."""
+    untuned = {display_arm(ladder.arm): [len(point.tried) < 2 for point in ladder.points] for ladder in pair}
+    untuned = {arm: budgets for arm, budgets in untuned.items() if any(budgets)}
+    if not untuned:
+        return ""
+    where = "" if all(map(all, untuned.values())) else " at some budgets"
+    return f"Not tuned (one learning rate for {' and '.join(untuned)}{where}): "
 
 
 def _describe_speedup(comparison: Comparison, ladders: Mapping[str, Ladder], counts: str) -> str:
@@ -118,11 +130,13 @@ def _describe_speedup(comparison: Comparison, ladders: Mapping[str, Ladder], cou
     return f"{other} needed {1 / row.ratio:.2f} times MORE tokens than {base} to reach {whose} ({loss}; {counts})."
 
 
-def _describe_interval(interval: Interval | None) -> str:
+def _describe_interval(interval: Interval | None, ladders: Sequence[Ladder]) -> str:
     """Return how an interval was made, empty without one."""
     if interval is None:
         return ""
-    words = f"Interval: bootstrap over {interval.seeds} seeds, learning rates chosen anew in every draw"
+    words = f"Interval: bootstrap over {interval.seeds} seeds"
+    if any(len(point.candidates) > 1 for ladder in ladders for point in ladder.points):
+        words += ", learning rates chosen anew in every draw"
     if interval.reading_error:
         words += f"; {100 * interval.reading_error:.1f}% on either side for reading between budgets"
     if interval.bounded:

@@ -188,7 +188,7 @@ def compare_ladders(baseline: Ladder, challenger: Ladder) -> Comparison:
     resamples, note = resample_seeds([baseline, challenger])
     names = baseline.arm, challenger.arm
     if headline.relation != "=":
-        note = "no interval: the speedup is a bound, not a measurement"
+        note = "No interval: the speedup is a bound, not a measurement"
     elif resamples:
         values = [measure_headline(draw.ladders, *names) for draw in resamples.draws]
         headline = replace(headline, interval=resamples.interval(headline.ratio, values, headline.reading_error))

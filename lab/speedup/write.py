@@ -103,7 +103,7 @@ def render_report(
             }
             for section, part in zip(report.sections, plots or [[] for _ in report.sections], strict=True)
         ],
-        beside=[_lay_out_beside(place, folder) for place in made.beside],
+        beside=_lay_out_beside(made.beside, folder),
     )
 
 
@@ -167,14 +167,20 @@ def _link(file: Path, text: str, folder: Path | None) -> str | Link:
         return text
 
 
-def _lay_out_beside(place: Path, folder: Path | None) -> dict:
-    """Return what the page shows of other results: the pictures and documents of a folder, or the text of a file."""
-    if place.is_file():
-        lines = place.read_text(encoding="utf-8", errors="replace").splitlines()
-        return {"name": place.stem, "plots": [], "links": [], "text": "\n".join(map(printable, lines))}
-    files = sorted(file for file in place.iterdir() if file.suffix in (".html", ".md", ".json", ".csv"))
-    links = [_link(file, file.name, folder) for file in files]
-    return {"name": place.name, "plots": read_plots(place), "links": links, "text": ""}
+def _lay_out_beside(places: Sequence[Path], folder: Path | None) -> list[dict]:
+    """Return what the page shows of other results: a folder's pictures and documents, a file's text; one part per name."""
+    parts: dict[str, dict] = {}
+    for place in places:
+        name = place.stem if place.is_file() else place.name
+        part = parts.setdefault(name, {"name": name, "plots": [], "links": [], "texts": []})
+        if place.is_file():
+            lines = place.read_text(encoding="utf-8", errors="replace").splitlines()
+            part["texts"].append("\n".join(map(printable, lines)))
+        else:
+            files = sorted(file for file in place.iterdir() if file.suffix in (".html", ".md", ".json", ".csv"))
+            part["links"] += [_link(file, file.name, folder) for file in files]
+            part["plots"] += read_plots(place)
+    return list(parts.values())
 
 
 def render_ladders(report: Report) -> str:
