@@ -12,6 +12,8 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
 
 from lab.words import display_arm, format_tokens, printable
@@ -114,11 +116,13 @@ def literal(arm: str) -> str:
 
 def save_plot(figure, path: Path, title: str, caption: str) -> Plot:
     """Write a figure as PNG (white ground, for documents) and as SVG (for papers and the page), and close it."""
-    if layout := figure.get_layout_engine():  # arranged once for both files: savefig() would draw each an additional time for it
+    # Arranged once, and written by the canvases themselves: savefig() would draw each file an additional time for its layout.
+    if layout := figure.get_layout_engine():
         layout.execute(figure)
         figure.set_layout_engine("none")
     pixels = io.BytesIO()
-    figure.savefig(pixels, format="png", metadata={"Software": None})
+    figure.dpi = plt.rcParams["savefig.dpi"]
+    FigureCanvasAgg(figure).print_png(pixels, metadata={"Software": None})
     write_atomically(path, pixels.getvalue())
     plot = Plot(path, title, caption, draw_svg(figure), describe_figure(figure), figure.get_figwidth() > 8)
     plt.close(figure)
@@ -144,9 +148,10 @@ def read_plots(folder: Path) -> list[Plot]:
 def draw_svg(figure) -> str:
     """Return a figure as SVG whose letters are outlines: no font is needed, and no text of a run folder is in it."""
     text = io.StringIO()
+    for part in figure.findobj(lambda artist: hasattr(artist, "patch")):  # the figure, its axes, and axes within axes
+        part.patch.set_facecolor("none")
     with plt.rc_context({"svg.fonttype": "path", "svg.hashsalt": "plot"}):
-        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-        figure.savefig(text, format="svg", transparent=True, metadata=nothing)
+        FigureCanvasSVG(figure).print_svg(text, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     # Comments hold the words as they are, with characters that XML may not have.
     return re.sub(r"<!--.*?-->\n?", "", text.getvalue(), flags=re.DOTALL)
 

@@ -129,6 +129,7 @@ def test_a_loss_below_the_smallest_budget_gives_bounds(tmp_path):
     assert rest.part is not None and rest.part.value is None  # both costs are bounds: nothing is known of their ratio
 
 
+@pytest.mark.slow
 def test_command_line_prints_the_parts_and_draws_them(tmp_path):
     folders = make_arms(tmp_path / "runs", seeds=(1, 2), noise=0.0005, budgets=(100, 400, 1600))
     script = Path(__file__).resolve().parents[1] / "scripts" / "compare.py"

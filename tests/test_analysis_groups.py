@@ -57,6 +57,7 @@ def change(mapping, **changes):
     return {**mapping, **{key.replace("__", "."): value for key, value in changes.items()}}
 
 
+@pytest.mark.slow
 def test_every_setting_gets_a_section_with_its_own_speedup(tmp_path):
     longer = change(BIG, model__sequence_length=4096)
     folders = make_pair(tmp_path, "1k", 1.5, BIG, TEXT)
@@ -115,6 +116,7 @@ def test_vocabularies_are_sections_and_share_a_picture_in_bits_per_byte(tmp_path
     assert overview.stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_names_from_run_folders_are_escaped_in_every_section(tmp_path):
     evil = "<script>alert(1)</script>$x_{"
     folders = make_pair(tmp_path, "a", 1.5, {"data.name": evil, "size": evil}, {"data.tokenizer.name": evil})
@@ -188,6 +190,7 @@ def test_the_method_on_published_points_gives_the_table_in_the_document():
     assert all(f"| {ratio:.3g}x |" in document for ratio in found.values()), found
 
 
+@pytest.mark.slow
 def test_command_line_over_several_settings(tmp_path):
     folders = make_pair(tmp_path, "1k", 1.5, BIG, TEXT) + make_ladders(tmp_path, 1.2, budgets=(100, 200))
     script = Path(__file__).resolve().parents[1] / "scripts" / "compare.py"

@@ -4,11 +4,12 @@ import json
 import re
 
 import pytest
+from hydra import compose, initialize_config_dir
 from training import ROOT, SMALL, composed, error_line, run
 
-from cli.composition import ConfigError
-from engine.checks import check_batch
-from engine.config import difference
+from cli.composition import CONFIG_DIR, ConfigError, to_dataclass
+from engine.checks import check_batch, check_config
+from engine.config import Config, difference
 from engine.config_file import load_config, save_config
 from engine.models import build_model
 
@@ -50,6 +51,22 @@ def test_the_paper_experiments_are_there_and_say_command_and_expectation():
 def test_the_command_line_beats_the_experiment():
     config = composed("experiment=quickstart", "model=ngpt", "learning_rate=1e-3", "model.sz_init=2", "max_steps=7")
     assert (config.learning_rate, config.model["sz_init"], config.max_steps) == (1e-3, 2.0, 7)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        SMALL,
+        ["experiment=quickstart", "model=ngpt", "learning_rate=1e-3", "model.sz_init=2", "data.files=[a.txt,'b c.txt']"],
+        ["size=0.5b", "context=8k", "model=ngpt_ablation", "model.fixed=[sz]", "keep_every=null", "base={n_embd: 64}"],
+    ],
+    ids=["small", "quickstart", "ablation"],
+)
+def test_the_tests_compose_as_train_py_does(overrides):
+    with initialize_config_dir(CONFIG_DIR, version_base="1.3"):
+        whole = to_dataclass(compose("train", [*overrides]), Config)
+    check_config(whole)  # fills in what follows from the rest
+    assert composed(*overrides) == whole
 
 
 def test_every_data_choice_has_the_same_keys():

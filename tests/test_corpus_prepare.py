@@ -429,6 +429,7 @@ def test_pieces_of_a_document_have_the_tokens_of_the_whole(tmp_path, monkeypatch
     assert pieces_seen > 6000
 
 
+@pytest.mark.slow
 def test_fifty_megabyte_document(tmp_path):
     big = ("the quick brown fox jumped over 13 lazy dogs\n" * 1_200_000)[:50_000_000]
     files = write_parquet(tmp_path / "big.parquet", ["a", big, "b"])

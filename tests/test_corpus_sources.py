@@ -362,6 +362,7 @@ def test_documentation_takes_docstrings_and_runs_nothing(tmp_path):
     ]
 
 
+@pytest.mark.slow
 def test_docs_command(tmp_path):
     result = run_command("data=docs", f"data.dir={tmp_path}")
     assert result.returncode == 0, result.stderr

@@ -139,6 +139,7 @@ def test_scales_are_effective_values_by_layer():
     assert scales.mean == pytest.approx((0.05 + 0.2) / 2) and scales.init == 0.05 and scales.is_learned
 
 
+@pytest.mark.slow
 def test_arms_with_other_scales_and_depths_share_the_pictures(tmp_path):
     nodes = [
         {"name": "gpt_qknorm", "n_layer": 1},
@@ -169,6 +170,7 @@ class Relu2(torch.nn.Module):
         self.down_proj = torch.nn.Linear(6 * width, width, bias=False)
 
 
+@pytest.mark.slow
 def test_an_arm_without_some_of_the_matrices_is_measured_and_the_page_says_what_it_lacks(tmp_path):
     odd, bare = build_model({"name": "gpt"} | SIZE), build_model({"name": "gpt"} | SIZE)
     for block in odd.blocks:

@@ -57,6 +57,7 @@ def test_a_report_of_ours_is_replaced_and_what_lies_beside_it_stays(trained, tmp
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 
+@pytest.mark.slow
 def test_a_report_that_was_cut_off_is_ours(tmp_path, monkeypatch):
     """The record comes first, so the files after it are known to be ours."""
     ladder = make_ladders(tmp_path / "runs", 1.5, budgets=(100, 200))

@@ -144,6 +144,7 @@ def test_the_papers_ladder_would_cost_about_sixty_percent():
     assert "the shorter runs would save 39%" in last  # 50 to 800k steps: 950 of 1550 remain
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["baselines_124m", "one_gpu_124m_1k"])
 def test_the_first_line_of_a_large_sweep_is_its_bill(name):
     file = ROOT / f"sweeps/{name}.yaml"

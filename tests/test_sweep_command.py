@@ -58,6 +58,7 @@ def suggested(file: str) -> str:
     return next_command("runs/x y", list(compose_points(one_per_arm.values(), 1).values()))
 
 
+@pytest.mark.slow
 def test_the_script_that_reads_a_sweep_is_the_one_for_its_arms():
     """Variants of one model are rows of a table; compare.py would take them for candidates of one arm."""
     assert suggested("tiny.yaml") == "python scripts/compare.py 'runs/x y'/*"

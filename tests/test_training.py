@@ -61,6 +61,7 @@ def test_a_run_started_by_two_processes_is_continued_by_one(docs, tmp_path):
     assert a.keys() == b.keys() and max(abs(a[s] / b[s] - 1) for s in a) < 1e-6
 
 
+@pytest.mark.slow
 def test_cadence_and_micro_batch_do_not_change_the_trajectory(docs, tmp_path):
     a = train(docs, tmp_path, "a", "model=ngpt")
     b = train(docs, tmp_path, "b", "model=ngpt", "eval_interval=5", "checkpoint_interval=4", "log_interval=3")
