@@ -121,7 +121,7 @@ def save_plot(figure, path: Path, title: str, caption: str) -> Plot:
         layout.execute(figure)
         figure.set_layout_engine("none")
     pixels = io.BytesIO()
-    figure.dpi = plt.rcParams["savefig.dpi"]
+    figure.dpi = STYLE["savefig.dpi"]
     FigureCanvasAgg(figure).print_png(pixels, metadata={"Software": None})
     write_atomically(path, pixels.getvalue())
     plot = Plot(path, title, caption, draw_svg(figure), describe_figure(figure), figure.get_figwidth() > 8)
