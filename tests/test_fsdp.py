@@ -44,12 +44,17 @@ def assert_agree(a, b, tolerance=1e-6):
 
 # Several runs after one another by the same processes: most of a short run is the start of Python.
 SEVERAL = """
-import json, sys
+import json, os, shutil, sys
 sys.path[:0] = [{root!r}, {tests!r}]
 from engine.session import train
 from training import composed
-for overrides in json.loads(sys.argv[1]):
-    train(composed(*overrides))
+if os.environ["WORLD_SIZE"] == "4":
+    os.environ["LOCAL_WORLD_SIZE"] = "2"  # hsdp: two nodes
+for words in json.loads(sys.argv[1]):
+    if words[0] != "copy":
+        train(composed(*words))
+    elif os.environ["RANK"] == "0":  # the others wait for it in the next run
+        shutil.copytree(*words[1:], ignore=shutil.ignore_patterns("step-00000012"))
 """
 ADAMH, MUON = (["model=gpt", f"update={rule}"] for rule in ("adamh", "muon"))
 VARIANT = ["model=ngpt_ablation", "model.scalar=[sqk]", "model.fixed=[sz]"]
@@ -64,17 +69,19 @@ def runs(docs, tmp_path_factory):
         here(docs, folder, f"{name}-1", *model)
     here(docs, folder, "muon-1", *MUON)
     for name in ("ngpt-1", "adamh-1"):
-        shutil.copytree(folder / name, folder / "continued" / name)
-        shutil.rmtree(folder / "continued" / name / "checkpoints/step-00000012")
+        shutil.copytree(folder / name, folder / "continued" / name, ignore=shutil.ignore_patterns("step-00000012"))
     several = {
         2: [
             *(words(docs, folder, f"{name}-2", *model, "parallel=fsdp") for name, model in models.items()),
             words(docs, folder / "continued", "ngpt-1", "model=ngpt", "parallel=fsdp", "recompute_layers=1"),
             words(docs, folder / "continued", "adamh-1", *ADAMH, "parallel=fsdp"),
             words(docs, folder, "muon-2", *MUON),
+            ["copy", str(folder / "muon-2"), str(folder / "continued/muon-2")],
+            words(docs, folder / "continued", "muon-2", *MUON),
             arguments(docs, folder / "whole", "model=ngpt", "parallel=fsdp"),
         ],
         3: [words(docs, folder, f"{name}-3", *models[name], "parallel=fsdp") for name in ("gpt", "ngpt")],
+        4: [words(docs, folder, "adamh-4", *ADAMH, "parallel=hsdp", "micro_batch_size=3")],
     }
     script = folder / "several.py"
     script.write_text(SEVERAL.format(root=str(ROOT), tests=str(ROOT / "tests")))
@@ -144,7 +151,10 @@ def test_a_variant_whose_scales_are_single_numbers_or_fixed_is_sharded_as_well(r
 def test_adamh_sharded_and_muon_replicated_give_the_numbers_of_one_process(runs):
     """AdamH's radius is that of the whole matrix, also where it was read from a checkpoint; Muon needs its matrices whole."""
     assert_agree(runs / "adamh-1", runs / "adamh-2")
+    assert_agree(runs / "adamh-1", runs / "adamh-4")  # hsdp: two copies of two parts
     assert_agree(runs / "muon-1", runs / "muon-2", tolerance=1e-3)  # its products are bf16
+    assert (runs / "continued/muon-2/metrics.stale.jsonl").exists(), "it did not continue"
+    assert_same(runs / "muon-2", runs / "continued/muon-2")
     assert (runs / "continued/adamh-1/metrics.stale.jsonl").exists(), "it did not continue"
     assert_agree(runs / "adamh-1", runs / "continued/adamh-1")
     radius = {name: float(t) for name, t in tensors(runs / "adamh-2", 12).items() if "radius/" in name}
