@@ -35,13 +35,18 @@ def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(LAB), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"whole": keep_numbers_whole, "data_address": data_address}
+    environment.filters |= {"whole": keep_numbers_whole, "breakable": let_paths_break, "data_address": data_address}
     return environment
 
 
 def keep_numbers_whole(text: str) -> Markup:
     """Return text escaped, with numbers such as 3e-3 in one piece: a browser would break the line at their hyphen."""
     return Markup(re.sub(r"&gt;\d[\d.]*e-\d+|\d[\d.]*e-\d+", r'<span class="whole">\g<0></span>', str(escape(text))))
+
+
+def let_paths_break(text: str) -> Markup:
+    """Return text that a browser may break behind the slashes and commas of a command, rather than inside a word."""
+    return Markup(re.sub(r"(?<=[/,])(?=[a-z])", "<wbr>", str(escape(text))))
 
 
 def data_address(plot: Plot) -> str:
