@@ -248,6 +248,12 @@ def test_a_file_and_a_folder_of_one_name_are_one_part_of_the_page(tmp_path):
     assert "   256  1.25" in page and '<a href="extrapolation/table.csv">' in page
 
 
+def test_the_command_on_the_page_breaks_between_its_paths(tmp_path):
+    made = Made(command="python scripts/compare.py a beside=x.txt,y<z 1,024")
+    page = render_report(build_report(read_runs(make_ladders(tmp_path, 1.3, budgets=(100, 200)))), made=made)
+    assert "python scripts/<wbr>compare.py a beside=x.txt,<wbr>y&lt;z 1,024" in page
+
+
 def test_a_speedup_that_the_seeds_show_is_claimed(tmp_path):
     sure = analyze_runs(read_runs(make_ladders(tmp_path / "sure", 1.8, seeds=(0, 1, 2), noise=0.002)))
     assert sure.comparisons[0].told_from_one and "times fewer tokens" in sure.headlines[0].claim
