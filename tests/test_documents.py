@@ -33,7 +33,7 @@ PAGES = sorted(
     ]
 )
 # Beside train.py, prepare_owt.py and the programs of test_scripts.py.
-OWN_KEYS = ("scripts/bench.py", "scripts/bench_prepare.py")
+OWN_KEYS = ("scripts/bench.py", "scripts/bench_prepare.py", "scripts/predict_gpu.py")
 ELSEWHERE = (
     "vllm",
     "lm_eval",
@@ -143,7 +143,7 @@ def check_script(script: str, arguments: list[str]) -> None:
 
 
 def check_own_keys(script: str, arguments: list[str]) -> None:
-    """scripts/bench.py takes train.py's keys beside its own; the others list theirs in their docstring."""
+    """bench.py and predict_gpu.py take train.py's keys beside their own; the others list theirs in their docstring."""
     text = (ROOT / script).read_text()
     others = [word for word in arguments if not re.search(rf"^\W*(?:.*\s)?{re.escape(word.partition('=')[0])}\b", text, re.M)]
     if script == "scripts/bench.py":
@@ -152,6 +152,10 @@ def check_own_keys(script: str, arguments: list[str]) -> None:
         own, overrides = split_arguments(arguments)
         for arm in own["arms"].split(","):
             compose_arm(arm, overrides)
+    elif script == "scripts/predict_gpu.py":
+        from lab.prediction.cli import split_arguments as split
+
+        assert split(arguments)
     else:
         assert not others, f"{script}: {others}"
 

@@ -5,8 +5,9 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-LAB = ("speedup", "inspection", "ablations", "evaluation", "sweeps", "export", "benchmark", "soak", "transfer")
-LAB_MAY_IMPORT = {"ablations": {"speedup"}, "transfer": {"speedup"}}  # what may be compared is decided once
+LAB = ("speedup", "inspection", "ablations", "evaluation", "sweeps", "export", "benchmark", "prediction", "soak", "transfer")
+# What may be compared is decided once, and what an arm of a benchmark is.
+LAB_MAY_IMPORT = {"ablations": {"speedup"}, "transfer": {"speedup"}, "prediction": {"benchmark"}}
 ROOMS = ("gpt", "ngpt", "arms", "cli", "runfolder", "corpus", "engine", "lab", "sampling", "scripts")
 MAY_IMPORT = {
     "gpt": set(),

@@ -27,7 +27,7 @@ PROGRAMS = {
     "scripts/sweep.py": ("lab.sweeps.cli", "PROGRAM"),
     "scripts/transfer.py": ("lab.transfer.cli", "PROGRAM"),
 }
-OTHERS = {"bench.py", "bench_prepare.py", "inspect.py"}
+OTHERS = {"bench.py", "bench_prepare.py", "inspect.py", "predict_gpu.py"}
 
 
 def program(script: str) -> Program:

@@ -1,0 +1,120 @@
+"""A training step's time, put together from the kernels of one block, those of the loss, and the bytes of all else."""
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any, cast
+from unittest.mock import patch
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from engine.accounting import flops_per_token, peak_of
+from engine.config import Config
+from engine.loss import NextTokenLoss
+from engine.micro_batch import with_micro_batch
+from engine.models import build_model
+from lab.prediction.cards import OF_BANDWIDTH, Card
+from lab.prediction.kernels import Kernel, compiled_kernels
+
+DEVICE = "cuda:0"
+
+
+def predict(config: Config, card: Card) -> dict[str, Any]:
+    """Return what a step of the configuration does on one such card: kernels, bytes, seconds, MFU, the micro batch that fits."""
+    peak = peak_of(card.name)
+    assert peak, f"{card.name} has no peak in engine/accounting.py"
+    free = replace(config, micro_batch_size=cast(int, None), global_batch_size=256)
+    fits = with_micro_batch(free, 1, card.memory_gib, use_compile=True).micro_batch_size
+    if config.micro_batch_size is None:
+        config = with_micro_batch(config, 1, card.memory_gib, use_compile=True)
+    assert config.micro_batch_size
+    block, loss = kernels_of_block_and_loss(config)
+    model = build_model(config.model, config.precision.matrices, device="meta")
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    normalized = sum(matrix.numel() for matrix, _ in model.normalized_matrices())
+    tokens, C, V = config.micro_batch_size * config.model["sequence_length"], config.model["n_embd"], config.model["vocab_size"]
+    accumulated = max(1, config.global_batch_size // config.micro_batch_size)
+
+    def of_bytes(count: float) -> float:
+        return count / (OF_BANDWIDTH * card.bandwidth)
+
+    of_block, of_loss = (sum(kernel.seconds(card, peak) for kernel in kernels) for kernels in (block, loss))
+    # Not compiled: the embedding (rows read and written; their gradients added to a matrix of zeros) and GPT's last norm
+    # (two passes forward, three backward), in fp32.
+    ends = of_bytes(4 * tokens * C * (2 + 3 + (5 if hasattr(model, "norm") else 0)) + 4 * V * C)
+    micro = config.model["n_layer"] * of_block + of_loss + ends
+    seconds = {
+        "blocks": accumulated * config.model["n_layer"] * of_block,
+        "loss": accumulated * of_loss,
+        "embedding_and_last_norm": accumulated * ends,
+        "accumulation": of_bytes(12 * parameters * (accumulated - 1)),  # read twice, written once
+        "clipping": of_bytes(12 * parameters),
+        "optimizer": of_bytes(28 * parameters),
+        "renormalization": of_bytes(12 * normalized),
+    }
+    step = sum(seconds.values())
+    return {
+        "micro_batch_size": config.micro_batch_size,
+        "micro_batches": accumulated,
+        "micro_batch_that_fits": fits,
+        "step_seconds": step,
+        "micro_batch_seconds": micro,
+        "mfu": flops_per_token(model) * tokens * accumulated / step / peak,
+        "seconds": seconds,
+        "block_seconds": {
+            "elementwise": sum(kernel.seconds(card, peak) for kernel in block if kernel.is_elementwise),
+            "attention": sum(kernel.seconds(card, peak) for kernel in block if "attention" in kernel.name),
+            "all": of_block,
+        },
+        "block": [kernel.record() for kernel in block],
+        "loss": [kernel.record() for kernel in loss],
+    }
+
+
+def kernels_of_block_and_loss(config: Config) -> tuple[list[Kernel], list[Kernel]]:
+    node, batch = config.model, config.micro_batch_size
+    assert batch
+    with FakeTensorMode(allow_non_fake_inputs=True), naming_the_kernel(config.attention):
+        model = build_model(node | {"n_layer": 1}, config.precision.matrices, device=DEVICE)
+        hidden = torch.empty(batch, node["sequence_length"], node["n_embd"], device=DEVICE, requires_grad=True)
+        targets = torch.empty(batch, node["sequence_length"], dtype=torch.long, device=DEVICE)
+        block = compiled_kernels(model.blocks[0].forward, hidden, model.rotary(node["sequence_length"]))
+        loss = compiled_kernels(NextTokenLoss(model).loss_of_hidden, hidden, targets)
+    return block, loss
+
+
+@contextlib.contextmanager
+def naming_the_kernel(attention: str) -> Iterator[None]:
+    """Let attention be computed by the kernel that the card would choose: nobody is there who could be asked."""
+    operators: Any = torch.ops.aten
+
+    def attend(q: Tensor, k: Tensor, v: Tensor, is_causal: bool, scale: float) -> Tensor:
+        if attention == "flash":
+            return operators._scaled_dot_product_flash_attention(q, k, v, 0.0, is_causal, False, scale=scale)[0]
+        return operators._scaled_dot_product_cudnn_attention(q, k, v, None, True, 0.0, is_causal, False, scale=scale)[0]
+
+    with patch.object(F, "scaled_dot_product_attention", attend):
+        yield
+
+
+def table(predictions: dict[str, dict[str, Any]], card: Card) -> str:
+    """Return the predictions as a table for a terminal."""
+    first = next(iter(predictions.values()))["step_seconds"]
+    rows = [
+        ["arm", "step ms", "ratio", "MFU", "micro batch", "fits", "a block's kernels", "elementwise", "MB fwd, bwd", "us", "all us"]
+    ]
+    for name, found in predictions.items():
+        elementwise = [kernel for kernel in found["block"] if kernel["name"] == "elementwise"]
+        mb = [sum(kernel["bytes"] for kernel in elementwise if kernel["backward"] is backward) / 1e6 for backward in (False, True)]
+        us = {part: f"{1e6 * value:.0f}" for part, value in found["block_seconds"].items()}
+        size = f"{found['micro_batch_size']} x {found['micro_batches']}"
+        step = [f"{1e3 * found['step_seconds']:.1f}", f"{found['step_seconds'] / first:.3f}", f"{found['mfu']:.1%}"]
+        kernels = [str(len(found["block"])), str(len(elementwise)), f"{mb[0]:.0f}, {mb[1]:.0f}", us["elementwise"], us["all"]]
+        rows.append([name, *step, size, str(found["micro_batch_that_fits"]), *kernels])
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+    title = f"PREDICTED for one {card.name}, not measured: kernels and bytes are the compiler's, times a roofline"
+    return "\n".join([title, *lines])

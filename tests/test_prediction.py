@@ -1,0 +1,69 @@
+"""A step on a GPU that is not there: what the compiler makes of it, and the roofline above."""
+
+import importlib.util
+import json
+
+import pytest
+from training import SMALL, refusal, run
+
+from lab.prediction.cards import CARDS, OF_BANDWIDTH, OF_PEAK, OF_PEAK_IN_ATTENTION
+from lab.prediction.kernels import Kernel
+
+HAS_TRITON = importlib.util.find_spec("triton") is not None
+HALF_B = ["size=0.5b", "context=1k", "micro_batch_size=16", "global_batch_size=64"]
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["card=h10"], "card=h10: no such card: did you mean 'h100'?; there are a100, h100, h200"),
+        (["arms=gtp"], "arms=gtp: no such arm: did you mean 'gpt'?; there are"),
+        (["precision=fp32"], "precision=fp32: predicted for bf16 alone"),
+        (["update=muon"], "predicted for update=adamw without recompute_layers alone"),
+        (["attention=math"], "attention=math: predicted for cudnn"),
+        (["learning_rte=1"], "did you mean 'learning_rate'"),
+        pytest.param([], "pip install -r requirements-predict.txt", marks=pytest.mark.skipif(HAS_TRITON, reason="Triton is here")),
+    ],
+)
+def test_the_prediction_refuses_in_one_line(arguments, message):
+    assert message in refusal("scripts/predict_gpu.py", *arguments, code=2)
+
+
+def test_a_kernel_takes_as_long_as_its_bytes_or_its_products():
+    card, peak = CARDS["h100"], 989e12
+    elementwise = Kernel("elementwise", False, 3_350_000, 0)
+    assert elementwise.seconds(card, peak) == pytest.approx(1e-6 / OF_BANDWIDTH)
+    product = Kernel("extern_kernels.mm", True, 3_350_000, 989_000_000_000)
+    assert product.seconds(card, peak) == pytest.approx(1e-3 / OF_PEAK)
+    for backward in (False, True):
+        attention = Kernel("aten._scaled_dot_product_cudnn_attention", backward, 0, 989_000_000_000)
+        assert attention.seconds(card, peak) == pytest.approx(1e-3 / OF_PEAK_IN_ATTENTION[backward])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not HAS_TRITON, reason="requirements-predict.txt is not installed")
+def test_a_block_on_an_h100_is_what_the_documents_say(tmp_path):
+    out = tmp_path / "predicted.json"
+    run("scripts/predict_gpu.py", *HALF_B, f"json={out}")
+    found = json.loads(out.read_text())
+    assert found["predicted_for"] == "NVIDIA H100 80GB HBM3"
+    ratio = found["arms"]["ngpt"]["step_seconds"] / found["arms"]["gpt"]["step_seconds"]
+    assert 1.0 < ratio < 1.045
+    C, tokens = 1024, 16 * 1024
+    for arm, most_kernels, most_mb in (("gpt", 27, 3000), ("ngpt", 29, 3550)):
+        block = found["arms"][arm]["block"]
+        elementwise = [kernel for kernel in block if kernel["name"] == "elementwise"]
+        assert len(elementwise) <= most_kernels and sum(kernel["bytes"] for kernel in elementwise) <= most_mb * 1e6
+        products = [kernel for kernel in block if kernel["name"].endswith(".mm")]
+        assert sum(kernel["flops"] for kernel in products) == 6 * 16 * C * C * tokens, "every product, forward and backward"
+        attention = [kernel["flops"] for kernel in block if "attention" in kernel["name"]]
+        assert attention == [2 * 1024 * C * tokens, 5 * 1024 * C * tokens]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not HAS_TRITON, reason="requirements-predict.txt is not installed")
+def test_every_arm_can_be_predicted():
+    small = [word for word in SMALL if word.startswith("model.")]
+    words = ["size=tiny", *small, "micro_batch_size=2", "global_batch_size=4", "attention=flash", "card=a100"]
+    done = run("scripts/predict_gpu.py", *words, "arms=gpt,gpt_qknorm,ngpt,angpt")
+    assert all(f"\n{name:>10s}  " in done.stdout for name in ("gpt", "gpt_qknorm", "ngpt", "angpt")), done.stdout
