@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import sys
 
 import pytest
 from training import SMALL, refusal, run
@@ -44,7 +45,7 @@ def test_a_kernel_takes_as_long_as_its_bytes_or_its_products():
 @pytest.mark.skipif(not HAS_TRITON, reason="requirements-predict.txt is not installed")
 def test_a_block_on_an_h100_is_what_the_documents_say(tmp_path):
     out = tmp_path / "predicted.json"
-    run("scripts/predict_gpu.py", *HALF_B, f"json={out}")
+    run("scripts/predict_gpu.py", *HALF_B, f"json={out}", executable=sys.executable)  # a start of its own: torch must not be there
     found = json.loads(out.read_text())
     assert found["predicted_for"] == "NVIDIA H100 80GB HBM3"
     ratio = found["arms"]["ngpt"]["step_seconds"] / found["arms"]["gpt"]["step_seconds"]
@@ -65,5 +66,5 @@ def test_a_block_on_an_h100_is_what_the_documents_say(tmp_path):
 def test_every_arm_can_be_predicted():
     small = [word for word in SMALL if word.startswith("model.")]
     words = ["size=tiny", *small, "micro_batch_size=2", "global_batch_size=4", "attention=flash", "card=a100"]
-    done = run("scripts/predict_gpu.py", *words, "arms=gpt,gpt_qknorm,ngpt,angpt")
+    done = run("scripts/predict_gpu.py", *words, "arms=gpt,gpt_qknorm,ngpt,angpt", executable=sys.executable)
     assert all(f"\n{name:>10s}  " in done.stdout for name in ("gpt", "gpt_qknorm", "ngpt", "angpt")), done.stdout
