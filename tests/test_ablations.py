@@ -1,6 +1,5 @@
 """The variants against the equations and against their bases, every arm of the shipped sweeps, and the table."""
 
-import functools
 import json
 import math
 import os
@@ -10,16 +9,13 @@ import subprocess
 import pytest
 import torch
 import yaml
-from hydra import compose, initialize_config_dir
 from reference import gpt_logits, ngpt_logits
 from synthetic_runs import make_run
 from test_models import SHAPE, perturbed, unit_norm_deviation
-from training import ROOT, SMALL, command, environment, error_line, metrics, run, tensors
+from training import ROOT, SMALL, command, composed, environment, error_line, metrics, run, tensors
 
 from arms.ngpt_variants import SMALLEST_ANGLE, slerp
-from cli.composition import CONFIG_DIR, ConfigError, to_dataclass
-from engine.checks import check_config
-from engine.config import Config
+from cli.composition import ConfigError
 from engine.loss import NextTokenLoss
 from engine.models import MODELS, build_model, model_config
 from engine.parallel import compile_parts
@@ -344,14 +340,6 @@ def test_matrices_alone_adds_to_the_residual_stream_as_gpt_does():
 
 
 # --- the sweeps
-
-
-@functools.cache
-def composed(*overrides):
-    with initialize_config_dir(CONFIG_DIR, version_base="1.3"):
-        config = to_dataclass(compose("train", [*overrides]), Config)
-    check_config(config)
-    return config
 
 
 ARMS = [(name, label) for name, sweep in SWEEPS.items() for label in sweep["arms"]]

@@ -349,7 +349,8 @@ def test_the_versions_for_ci_satisfy_the_loose_requirements():
 
     exact = {canonicalize_name(r.name): str(r.specifier) for r in read("requirements-ci.txt")}
     assert all(pin.startswith("==") and "+" not in pin for pin in exact.values())
-    for file in sorted(path.name for path in ROOT.glob("requirements*.txt")):
+    # Triton is 200 MB that only scripts/predict_gpu.py needs: its tests are skipped without it.
+    for file in sorted({path.name for path in ROOT.glob("requirements*.txt")} - {"requirements-predict.txt"}):
         for wanted in read(file):
             pin = exact.get(canonicalize_name(wanted.name))
             assert pin and wanted.specifier.contains(pin.removeprefix("==")), f"{file}: {wanted}, requirements-ci.txt {pin}"
