@@ -147,15 +147,15 @@ def check_own_keys(script: str, arguments: list[str]) -> None:
     text = (ROOT / script).read_text()
     others = [word for word in arguments if not re.search(rf"^\W*(?:.*\s)?{re.escape(word.partition('=')[0])}\b", text, re.M)]
     if script == "scripts/bench.py":
-        from lab.benchmark.cli import compose_arm, split_arguments
+        from lab.benchmark import cli
 
-        own, overrides = split_arguments(arguments)
+        own, overrides = cli.split_arguments(arguments, cli.OWN_KEYS)
         for arm in own["arms"].split(","):
-            compose_arm(arm, overrides)
+            cli.compose_arm(arm, overrides)
     elif script == "scripts/predict_gpu.py":
-        from lab.prediction.cli import split_arguments as split
+        from lab.prediction.cli import read_arguments
 
-        assert split(arguments)
+        read_arguments(arguments)
     else:
         assert not others, f"{script}: {others}"
 
@@ -349,8 +349,7 @@ def test_the_versions_for_ci_satisfy_the_loose_requirements():
 
     exact = {canonicalize_name(r.name): str(r.specifier) for r in read("requirements-ci.txt")}
     assert all(pin.startswith("==") and "+" not in pin for pin in exact.values())
-    # Triton is 200 MB that only scripts/predict_gpu.py needs: its tests are skipped without it.
-    for file in sorted({path.name for path in ROOT.glob("requirements*.txt")} - {"requirements-predict.txt"}):
+    for file in sorted(path.name for path in ROOT.glob("requirements*.txt")):
         for wanted in read(file):
             pin = exact.get(canonicalize_name(wanted.name))
             assert pin and wanted.specifier.contains(pin.removeprefix("==")), f"{file}: {wanted}, requirements-ci.txt {pin}"

@@ -48,6 +48,14 @@ def test_the_benchmark_replaces_no_file_that_is_not_its_own(key, name, tmp_path)
     assert path.read_text() == "{}"
 
 
+def test_a_prediction_replaces_no_file_that_is_not_its_own(tmp_path):
+    path = tmp_path / "predicted.json"
+    path.write_text('{"mine": 1}')
+    line = refusal("scripts/predict_gpu.py", "size=tiny", "precision=bf16", f"json={path}", code=2)
+    assert line == f"error: {path} was not written by this program and is not replaced; give another json="
+    assert path.read_text() == '{"mine": 1}'
+
+
 def test_a_report_of_ours_is_replaced_and_what_lies_beside_it_stays(trained, tmp_path):
     for _ in range(2):
         run("scripts/compare.py", str(trained / "gpt"), str(trained / "ngpt"), f"out={tmp_path}")

@@ -7,7 +7,9 @@ import sys
 import pytest
 from training import SMALL, refusal, run
 
+from cli.composition import ConfigError
 from lab.prediction.cards import CARDS, OF_BANDWIDTH, OF_PEAK, OF_PEAK_IN_ATTENTION
+from lab.prediction.imagined_card import refuse_gpu_build
 from lab.prediction.kernels import Kernel
 
 HAS_TRITON = importlib.util.find_spec("triton") is not None
@@ -28,6 +30,14 @@ HALF_B = ["size=0.5b", "context=1k", "micro_batch_size=16", "global_batch_size=6
 )
 def test_the_prediction_refuses_in_one_line(arguments, message):
     assert message in refusal("scripts/predict_gpu.py", *arguments, code=2)
+
+
+def test_a_torch_built_for_gpus_is_refused_before_it_is_touched(tmp_path):
+    (tmp_path / "version.py").write_text("__version__ = '2.13.0'; cuda = '13.0'; hip = None")
+    with pytest.raises(ConfigError, match="torch 2.13.0 is built for GPUs"):
+        refuse_gpu_build(tmp_path)
+    (tmp_path / "version.py").write_text("__version__ = '2.13.0+cpu'; cuda = None; hip = None")
+    refuse_gpu_build(tmp_path)
 
 
 def test_a_kernel_takes_as_long_as_its_bytes_or_its_products():
@@ -59,6 +69,14 @@ def test_a_block_on_an_h100_is_what_the_documents_say(tmp_path):
         assert sum(kernel["flops"] for kernel in products) == 6 * 16 * C * C * tokens, "every product, forward and backward"
         attention = [kernel["flops"] for kernel in block if "attention" in kernel["name"]]
         assert attention == [2 * 1024 * C * tokens, 5 * 1024 * C * tokens]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not HAS_TRITON, reason="requirements-predict.txt is not installed")
+def test_a_batch_that_does_not_divide_is_refused():
+    words = ["size=tiny", "micro_batch_size=3", "global_batch_size=4"]
+    done = run("scripts/predict_gpu.py", *words, executable=sys.executable, code=2)
+    assert "global_batch_size" in done.stderr and done.stderr.count("\n") == 1
 
 
 @pytest.mark.slow

@@ -30,7 +30,7 @@ def main(arguments: list[str]) -> None:
     Raises:
         ConfigError: an argument is wrong, or a file would be replaced that an earlier benchmark did not write.
     """
-    own, overrides = split_arguments(arguments)
+    own, overrides = split_arguments(arguments, OWN_KEYS)
     names = own["arms"].split(",")
     configs = {name: compose_arm(name, overrides) for name in names}
     rounds = int(own["rounds"]) if own["rounds"].isdigit() else 0
@@ -53,12 +53,12 @@ def main(arguments: list[str]) -> None:
     time_arms(configs, own, rounds)
 
 
-def split_arguments(arguments: list[str]) -> tuple[dict[str, str], list[str]]:
-    """Return this script's own keys and the overrides that are train.py's."""
-    own, overrides = dict(OWN_KEYS), []
+def split_arguments(arguments: list[str], own_keys: dict[str, str]) -> tuple[dict[str, str], list[str]]:
+    """Return a script's own keys, with their defaults, and the overrides that are train.py's."""
+    own, overrides = dict(own_keys), []
     for argument in arguments:
         key, equals, value = argument.partition("=")
-        if equals and key in OWN_KEYS:
+        if equals and key in own_keys:
             own[key] = value
         else:
             overrides.append(argument)

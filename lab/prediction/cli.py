@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cli.composition import ConfigError, choices_of, nearest
 from engine.config import Config
-from lab.benchmark.cli import compose_arm
+from lab.benchmark.cli import compose_arm, split_arguments
 from lab.ownership import refuse_foreign_files
 from lab.prediction.cards import CARDS
 from runfolder.files import write_atomically
@@ -21,7 +21,7 @@ def main(arguments: list[str]) -> None:
     Raises:
         ConfigError: an argument is wrong, something is not installed, or a file would be replaced that is not a prediction.
     """
-    own, configs = split_arguments(arguments)
+    own, configs = read_arguments(arguments)
     if own["json"]:
         refuse_foreign_files([Path(own["json"])], "predicted_for", "json")
     if importlib.util.find_spec("triton") is None:
@@ -39,15 +39,9 @@ def main(arguments: list[str]) -> None:
         write_atomically(own["json"], json.dumps(record, indent=2) + "\n")
 
 
-def split_arguments(arguments: list[str]) -> tuple[dict[str, str], dict[str, Config]]:
+def read_arguments(arguments: list[str]) -> tuple[dict[str, str], dict[str, Config]]:
     """Return this script's own keys, and by name the configurations of the arms."""
-    own, overrides = dict(OWN_KEYS), []
-    for argument in arguments:
-        key, equals, value = argument.partition("=")
-        if equals and key in OWN_KEYS:
-            own[key] = value
-        else:
-            overrides.append(argument)
+    own, overrides = split_arguments(arguments, OWN_KEYS)
     if own["card"] not in CARDS:
         raise ConfigError(f"card={own['card']}: no such card{nearest(own['card'], list(CARDS))}; there are {', '.join(CARDS)}")
     names, models = own["arms"].split(","), choices_of("model")

@@ -9,6 +9,7 @@ can be computed on the card: tensors must be fake (FakeTensorMode).
 import ctypes
 import importlib.util
 import os
+import runpy
 import shutil
 import subprocess
 import tempfile
@@ -59,21 +60,26 @@ def imagine(card: Card) -> None:
     Raises:
         ConfigError: there is no C++ compiler, or torch is a build for GPUs.
     """
-    load_answers()
-    import torch
-
-    if torch.version.cuda is not None:
-        raise ConfigError(f"torch {torch.__version__} is built for GPUs: predictions need its CPU build (CONTRIBUTING.md)")
-    answer_in_python(card)
-
-
-def load_answers() -> None:
-    """Compile and load the C++ answers; their definitions prevail over torch's, since they are there first."""
     compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
     spec = importlib.util.find_spec("torch")
     if not compiler or spec is None or not spec.origin:
         raise ConfigError("predictions need torch and a C++ compiler (g++), as compile=true on a CPU does")
     folder = Path(spec.origin).parent
+    refuse_gpu_build(folder)
+    load_answers(compiler, folder)
+    answer_in_python(card)
+
+
+def refuse_gpu_build(folder: Path) -> None:
+    """Raise ConfigError if the torch in this folder is built for GPUs: it has answers of its own, and two are too many."""
+    version = runpy.run_path(str(folder / "version.py"))
+    if version["cuda"] or version.get("hip"):
+        name = f"torch {version['__version__']}"
+        raise ConfigError(f"{name} is built for GPUs: predictions need its CPU build, in an environment of its own")
+
+
+def load_answers(compiler: str, folder: Path) -> None:
+    """Compile and load the C++ answers; their definitions prevail over those of the torch in this folder, since they come first."""
     with tempfile.TemporaryDirectory() as temporary:
         source, library = Path(temporary) / "answers.cpp", Path(temporary) / "answers.so"
         source.write_text(ANSWERS)

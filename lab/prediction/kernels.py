@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 from unittest.mock import patch
 
@@ -34,9 +34,6 @@ class Kernel:
     @property
     def is_elementwise(self) -> bool:
         return self.name == "elementwise"
-
-    def record(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 class Compiled(BaseException):

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any, cast
 from unittest.mock import patch
 
@@ -12,6 +12,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from engine.accounting import flops_per_token, peak_of
+from engine.checks import check_batch
 from engine.config import Config
 from engine.loss import NextTokenLoss
 from engine.micro_batch import with_micro_batch
@@ -30,13 +31,14 @@ def predict(config: Config, card: Card) -> dict[str, Any]:
     fits = with_micro_batch(free, 1, card.memory_gib, use_compile=True).micro_batch_size
     if config.micro_batch_size is None:
         config = with_micro_batch(config, 1, card.memory_gib, use_compile=True)
+    check_batch(config, world_size=1)
     assert config.micro_batch_size
     block, loss = kernels_of_block_and_loss(config)
     model = build_model(config.model, config.precision.matrices, device="meta")
     parameters = sum(parameter.numel() for parameter in model.parameters())
     normalized = sum(matrix.numel() for matrix, _ in model.normalized_matrices())
     tokens, C, V = config.micro_batch_size * config.model["sequence_length"], config.model["n_embd"], config.model["vocab_size"]
-    accumulated = max(1, config.global_batch_size // config.micro_batch_size)
+    accumulated = config.global_batch_size // config.micro_batch_size
 
     def of_bytes(count: float) -> float:
         return count / (OF_BANDWIDTH * card.bandwidth)
@@ -45,7 +47,6 @@ def predict(config: Config, card: Card) -> dict[str, Any]:
     # Not compiled: the embedding (rows read and written; their gradients added to a matrix of zeros) and GPT's last norm
     # (two passes forward, three backward), in fp32.
     ends = of_bytes(4 * tokens * C * (2 + 3 + (5 if hasattr(model, "norm") else 0)) + 4 * V * C)
-    micro = config.model["n_layer"] * of_block + of_loss + ends
     seconds = {
         "blocks": accumulated * config.model["n_layer"] * of_block,
         "loss": accumulated * of_loss,
@@ -61,7 +62,6 @@ def predict(config: Config, card: Card) -> dict[str, Any]:
         "micro_batches": accumulated,
         "micro_batch_that_fits": fits,
         "step_seconds": step,
-        "micro_batch_seconds": micro,
         "mfu": flops_per_token(model) * tokens * accumulated / step / peak,
         "seconds": seconds,
         "block_seconds": {
@@ -69,8 +69,8 @@ def predict(config: Config, card: Card) -> dict[str, Any]:
             "attention": sum(kernel.seconds(card, peak) for kernel in block if "attention" in kernel.name),
             "all": of_block,
         },
-        "block": [kernel.record() for kernel in block],
-        "loss": [kernel.record() for kernel in loss],
+        "block": [asdict(kernel) for kernel in block],
+        "loss": [asdict(kernel) for kernel in loss],
     }
 
 
