@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import fields, is_dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, get_args
 
@@ -34,11 +35,17 @@ def to_dataclass(raw: DictConfig, schema: type) -> Any:
     A path (a field with metadata["is_path"]) may begin with ~, the home folder; a whole number may be written as 1e5.
     """
     try:
-        return at_home(OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), with_whole_numbers(raw, schema))))
+        return at_home(OmegaConf.to_object(OmegaConf.merge(structured(schema), with_whole_numbers(raw, schema))))
     except ConfigKeyError as error:
         raise ConfigError(unknown_key(str(error.full_key), schema)) from None
     except OmegaConfBaseException as error:
         raise ConfigError(explain_type(error, schema)) from None
+
+
+@cache
+def structured(schema: type) -> DictConfig:
+    """Return a dataclass as OmegaConf has it, made once: to be merged with, which leaves it as it is."""
+    return OmegaConf.structured(schema)
 
 
 def at_home(config: Any) -> Any:
@@ -54,17 +61,16 @@ def at_home(config: Any) -> Any:
     return config
 
 
-def with_whole_numbers(raw: Any, schema: type) -> Any:
-    """Return a copy of raw in which the whole numbers that were written as 1e5 are integers, where schema asks for these."""
-    copy = OmegaConf.create(raw)
+def with_whole_numbers(raw: Any, schema: type) -> dict:
+    """Return raw as a dictionary in which the whole numbers that were written as 1e5 are integers, where schema asks for these."""
+    node = OmegaConf.to_container(raw) if OmegaConf.is_config(raw) else dict(raw)  # interpolations stay, as text
     for field in fields(schema):
-        if isinstance(field.type, type) and is_dataclass(field.type) and OmegaConf.is_dict(copy.get(field.name)):
-            copy[field.name] = with_whole_numbers(copy[field.name], field.type)
-        elif int in (field.type, *get_args(field.type)) and not OmegaConf.is_interpolation(copy, field.name):
-            value = copy.get(field.name)
-            if isinstance(value, float) and value.is_integer():
-                copy[field.name] = int(value)
-    return copy
+        value = node.get(field.name)
+        if isinstance(field.type, type) and is_dataclass(field.type) and isinstance(value, dict):
+            node[field.name] = with_whole_numbers(value, field.type)
+        elif int in (field.type, *get_args(field.type)) and isinstance(value, float) and value.is_integer():
+            node[field.name] = int(value)
+    return node
 
 
 def explain_type(error: OmegaConfBaseException, schema: type) -> str:

@@ -78,7 +78,11 @@ def run_entry(
         check_choices(sys.argv[1:])
         if {"-h", "--help"} & set(sys.argv[1:]):
             return print_help(config_name, [a for a in sys.argv[1:] if not a.startswith("-")])
-        hydra.main(version_base="1.3", config_path=CONFIG_DIR, config_name=config_name)(composed.append)()
+        if any(argument.startswith("-") for argument in sys.argv[1:]):  # Hydra's own flags: it shows something instead
+            hydra.main(version_base="1.3", config_path=CONFIG_DIR, config_name=config_name)(composed.append)()
+        else:  # hydra.main would compose all of it twice, for a mode that is always the same
+            with hydra.initialize_config_dir(CONFIG_DIR, version_base="1.3"):
+                composed.append(hydra.compose(config_name, sys.argv[1:]))
         for raw in composed:
             function(to_dataclass(raw, schema))
 

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from contextlib import suppress
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,7 @@ def version_of(package: str) -> str | None:
         return None
 
 
+@cache  # what runs stays what it is
 def current_commit() -> str | None:
     """Return the commit of this code, with "+" if files differ from it; None where no repository has this code under control.
 

@@ -1,4 +1,5 @@
 import fcntl
+import gc
 import os
 import resource
 import shutil
@@ -46,6 +47,12 @@ def pytest_collection_modifyitems(items):
     for item in items:
         slow[item.path] = slow.get(item.path, 0) + (item.get_closest_marker("slow") is not None)
     items.sort(key=lambda item: -slow[item.path])
+
+
+def pytest_collection_finish():
+    """Leave what is loaded by now out of garbage collections: with torch there are a million objects to look at each time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(wrapper=True)
