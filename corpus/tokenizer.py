@@ -137,8 +137,9 @@ def parse_vocab_bpe(text: str) -> dict[bytes, int]:
     """Return the ranks that OpenAI's merge list stands for; encoder.json holds the same and is only a cross-check."""
     byte_of = printable_bytes()
     ranks = {bytes([value]): rank for rank, value in enumerate(byte_of.values())}
+    as_latin_1 = str.maketrans({character: chr(value) for character, value in byte_of.items()})
     for merge in text.split("\n")[1:-1]:
-        ranks[bytes(byte_of[character] for character in merge.replace(" ", ""))] = len(ranks)
+        ranks[merge.replace(" ", "").translate(as_latin_1).encode("latin-1")] = len(ranks)
     return ranks
 
 

@@ -382,7 +382,7 @@ def test_every_arm_trains(name, label, docs, tmp_path):
     """Twelve real steps: the loss falls, and the run folder names what was learned."""
     arm = SWEEPS[name]["arms"][label]
     own = {o.split("=")[0] for o in arm["overrides"]}
-    overrides = [o for o in SMALL if o.split("=")[0] not in own]
+    overrides = [o for o in SMALL if o.split("=")[0] not in own] + ["eval_interval=12", "checkpoint_interval=12"]
     config = composed(*overrides, *arm["overrides"], f"data.dir={docs}", f"out_dir={tmp_path}", f"run_name={label}")
     train(config)
     losses, folder = metrics(tmp_path / label, "train/loss"), tmp_path / label

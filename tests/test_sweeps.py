@@ -16,6 +16,7 @@ import pytest
 import yaml
 from training import ROOT, SMALL, environment, metrics
 
+import lab.sweeps.local
 from cli.composition import ConfigError
 from engine.config_file import save_config
 from lab.sweeps.check import compose_points, finished_state
@@ -34,6 +35,12 @@ PAPER = {  # thousands of steps in figure 7: GPT, nGPT
     "1b_4k": ([25, 50, 100, 200], [6, 13, 20, 25, 50, 100, 200]),
     "1b_8k": ([25, 50, 100, 200], [6, 13, 25, 50, 100]),
 }
+
+
+@pytest.fixture(autouse=True)
+def no_long_wait_for_a_stub(monkeypatch):
+    """Look often at the stubs, which end at once; a sweep that a test starts as a program looks as often as it always does."""
+    monkeypatch.setattr(lab.sweeps.local, "POLL_SECONDS", 0.02)
 
 
 # --- The plan

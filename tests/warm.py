@@ -3,13 +3,15 @@
 Importing torch takes seconds, and the tests start hundreds of programs. So each pytest process has one server, which imports
 the heavy packages (none of ours) and forks. What it makes of itself is what `python script.py ...` would have been: its own
 process id, child of the process that asked, with its standard streams, folder, environment, process group, command line and
-signals, and it ends as Python does. The programs that start programs themselves (torchrun, sweep.py) have a server too, forked
-before they begin.
+signals. It ends as Python does, up to the last function of atexit. Taking a million objects apart after that would cost more
+than most of the programs, so only those of several ranks do it. The programs that start programs themselves (torchrun, sweep.py)
+have a server too, forked before they begin.
 
 A start that differs in what is read before the first import (flags of Python, PYTHONPATH, the locale, ...), that has no script, or
 that has a preexec_fn which cannot be sent, is a true start. So is every one where COLD_STARTS is set, and on systems without Linux.
 """
 
+import atexit
 import ctypes
 import gc
 import inspect
@@ -31,6 +33,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 HEAVY = (
+    "datasets",
     "torch",
     "torch._dynamo",
     "torch.distributed.checkpoint.state_dict",
@@ -62,6 +65,7 @@ HEAVY = (
 LAUNCHERS = ("torch.distributed.run", "sweep.py")
 READ_EARLY = (
     "PYTHON",
+    "HF_",
     "LANG",
     "LC_",
     "LD_",
@@ -348,8 +352,40 @@ def warm_up() -> None:
     gc.freeze()
 
 
+class Ending:
+    """The end of a program by its exit code, where that is known; where it is not, Python goes on to its own."""
+
+    code: int | None = None
+
+    def run(self, program: Program) -> None:
+        """Run the program; what it raises passes, for Python to print."""
+        has_ranks = program.is_launcher or "RANK" in program.request["environment"]  # what lives in C++ has something to say
+        code: int | None = 1
+        try:
+            program.run()
+            code = 0
+        except SystemExit as error:
+            code = 0 if error.code is None else error.code if isinstance(error.code, int) else 1
+            raise
+        except KeyboardInterrupt:
+            code = None  # it ends by the signal
+            raise
+        finally:
+            self.code = None if has_ranks else code
+
+    def leave(self) -> None:
+        """End the process: the first function given to atexit, and so the last that it calls."""
+        if self.code is not None:
+            with suppress(OSError, ValueError):  # Python has words for it
+                sys.stdout.flush()
+                sys.stderr.flush()
+                os._exit(self.code & 0xFF)
+
+
 if __name__ == "__main__":
+    ending = Ending()
+    atexit.register(ending.leave)
     warm_up()
     program = become_a_program(socket.socket(fileno=int(sys.argv[1])))
     if program:
-        program.run()
+        ending.run(program)
