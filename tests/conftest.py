@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import warm
@@ -71,6 +72,13 @@ def processor_seconds() -> float:
     """Return what this process and its ended children have used."""
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(usage.ru_utime + usage.ru_stime for usage in used)
+
+
+@pytest.fixture(autouse=True)
+def environment_is_restored():
+    """Undo what a program that a test ran in this process has set, which the programs of later tests would inherit."""
+    with mock.patch.dict(os.environ):
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -65,7 +65,10 @@ HEAVY = (
 LAUNCHERS = ("torch.distributed.run", "sweep.py")
 READ_EARLY = (
     "PYTHON",
-    "HF_",
+    "HF_DATASETS",
+    "HF_ENDPOINT",
+    "HF_HOME",
+    "HF_HUB",
     "LANG",
     "LC_",
     "LD_",
