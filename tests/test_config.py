@@ -69,6 +69,14 @@ def test_the_tests_compose_as_train_py_does(overrides):
     assert composed(*overrides) == whole
 
 
+def test_two_configurations_share_nothing():
+    first, second = composed("model=ngpt"), composed("model=ngpt")
+    first.keep_steps.append(5)
+    first.model["n_embd"] = 7
+    first.rate_multiplier.output = 9.0
+    assert composed("model=ngpt") == second and second.keep_steps == []
+
+
 def test_every_data_choice_has_the_same_keys():
     keys = {name: set(vars(composed(f"data={name}").data)) for name in choices("data")}
     assert len({frozenset(k) for k in keys.values()}) == 1

@@ -1,6 +1,9 @@
 """What train.py refuses before the first step: one table of mistakes, what the one line says, the exit code."""
 
+from unittest import mock
+
 import pytest
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from training import ROOT, SMALL, error_line, refusal, run
 
 MODELS = ", ".join(sorted(path.stem for path in (ROOT / "configs/model").glob("*.yaml")))
@@ -68,6 +71,13 @@ def test_a_mistake_gets_one_line_and_the_right_code_and_leaves_nothing(mistake, 
     assert not list(tmp_path.rglob("*.safetensors"))
     if mistake == "model.alpha_int=0.1":
         assert "alpha_init" not in line, "a key of the other arm"
+
+
+def test_a_command_is_composed_once(docs, tmp_path):
+    compose = ConfigLoaderImpl.load_configuration
+    with mock.patch.object(ConfigLoaderImpl, "load_configuration", autospec=True, side_effect=compose) as composed:
+        refusal("train.py", *words("resume=must", docs, tmp_path), code=MISTAKES["resume=must"][1])
+    assert composed.call_count == 1, "each time is a tenth of a second of every start"
 
 
 @pytest.mark.parametrize("mistake", ["lerning_rate=1e-3", "data.dir=/nowhere", "resume=must"])

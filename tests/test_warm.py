@@ -25,6 +25,9 @@ print(json.dumps({
 }))
 """
 
+# What is in a buffer cannot be written at the end; with a stream of its own, whatever PYTHONUNBUFFERED says.
+UNWRITTEN = "import os, sys\nsys.stdout = open(1, 'w', closefd=False)\nprint('unwritten')\nos.close(1)"
+
 
 @pytest.fixture
 def says(tmp_path):
@@ -78,11 +81,23 @@ def test_what_is_read_before_the_first_import_makes_a_true_start(says):
         ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", -signal.SIGKILL, ""),
         ("import os; os.abort()", -signal.SIGABRT, ""),
         ("import atexit, sys; atexit.register(print, 'last', file=sys.stderr)", 0, "last\n"),
+        (UNWRITTEN, 120, "OSError: [Errno 9] Bad file descriptor\n"),
     ],
 )
 def test_it_ends_as_python_ends(text, code, error, tmp_path):
     done = ended(tmp_path / "ends.py", text)
     assert done.returncode == code and done.stderr.endswith(error) and (error or not done.stderr), done.stderr
+
+
+def test_only_a_program_of_several_ranks_is_taken_apart(tmp_path):
+    (tmp_path / "ends.py").write_text(
+        "import os, sys\nclass Last:\n    def __del__(self, write=os.write): write(2, b'apart')\n"
+        "last = Last()\nprint('said')\nsys.exit(3)\n"
+    )
+    for changes, error in (({}, ""), ({"RANK": "0"}, "apart")):
+        command = [sys.executable, tmp_path / "ends.py"]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment(**changes))
+        assert (done.returncode, done.stdout, done.stderr) == (3, "said\n", error)
 
 
 def test_it_is_killed_and_stopped_like_any_process(tmp_path):

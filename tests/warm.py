@@ -54,9 +54,6 @@ HEAVY = (
     "matplotlib.backends.backend_svg",
     "numpy.random",
     "omegaconf",
-    "pandas",
-    "pyarrow.parquet",
-    "requests",
     "safetensors.torch",
     "tiktoken",
     "tokenizers",
@@ -65,7 +62,7 @@ HEAVY = (
 LAUNCHERS = ("torch.distributed.run", "sweep.py")
 READ_EARLY = (
     "PYTHON",
-    "HF_DATASETS",
+    "HF_DATASETS",  # these four by datasets
     "HF_ENDPOINT",
     "HF_HOME",
     "HF_HUB",
