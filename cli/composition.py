@@ -3,6 +3,7 @@
 The lowest room of the command line: everything may import it. Free of torch.
 """
 
+import copy
 import difflib
 import os
 import re
@@ -14,6 +15,8 @@ from typing import Any, get_args
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
@@ -29,7 +32,51 @@ class ConfigError(ValueError):
     exit_code = 2
 
 
-def to_dataclass(raw: DictConfig, schema: type) -> Any:
+def compose_words(config_name: str, words: Iterable[str]) -> dict[str, Any]:
+    """Return what Hydra composes from the words of a command line, for to_dataclass.
+
+    For those who compose many: the same choice of files is composed once, and what only sets a value is set afterwards.
+
+    Raises:
+        HydraException: as hydra.compose does.
+    """
+    words = list(words)
+    values = [word for word in words if sets_a_value(word)]
+    node = copy.deepcopy(compose_files(config_name, tuple(word for word in words if word not in values)))
+    for override in map(read_word, values):
+        if override.is_sweep_override() or not set_value(node, override.key_or_group.split("."), override.value()):
+            return copy.deepcopy(compose_files(config_name, tuple(words)))  # Hydra knows how, or says why not
+    return node
+
+
+@cache
+def compose_files(config_name: str, words: tuple[str, ...]) -> dict[str, Any]:
+    with initialize_config_dir(CONFIG_DIR, version_base="1.3"):
+        return OmegaConf.to_container(compose(config_name, list(words)))
+
+
+@cache
+def read_word(word: str) -> Override:
+    return OverridesParser.create().parse_overrides([word])[0]
+
+
+def sets_a_value(word: str) -> bool:
+    """Return whether an override only sets a value, one that no choice of a file follows from."""
+    key, _, value = word.partition("=")
+    return bool(re.fullmatch(r"\w+(\.\w+)*", key)) and "$" not in value and not (Path(CONFIG_DIR) / key).is_dir()
+
+
+def set_value(node: Any, keys: list[str], value: Any) -> bool:
+    """Set the value of a dotted key that exists, and return whether that was all to be done."""
+    for key in keys[:-1]:
+        node = node.get(key) if isinstance(node, dict) else None
+    if not isinstance(node, dict) or keys[-1] not in node or isinstance(value, dict) or isinstance(node[keys[-1]], dict):
+        return False
+    node[keys[-1]] = value
+    return True
+
+
+def to_dataclass(raw: DictConfig | dict[str, Any], schema: type) -> Any:
     """Return raw as an instance of schema, a dataclass; raise ConfigError for unknown keys and wrong types.
 
     A path (a field with metadata["is_path"]) may begin with ~, the home folder; a whole number may be written as 1e5.

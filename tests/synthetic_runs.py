@@ -9,6 +9,8 @@ import yaml
 
 TOKENS_PER_STEP = 4096
 
+Dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # hundreds of runs are made
+
 
 def final_loss(tokens: float, advantage: float = 1.0) -> float:
     """Return the loss of an annealed run in nats/token; advantage k is the token speedup over k = 1."""
@@ -65,7 +67,7 @@ def make_run(
         for key, value in (changes or {}).items():
             set_value(target, key, value)
     end = final_loss(steps * TOKENS_PER_STEP, advantage) if loss is None else loss
-    (folder / "config.yaml").write_text(yaml.safe_dump(settings))
+    (folder / "config.yaml").write_text(yaml.dump(settings, Dumper=Dumper))
     (folder / "environment.json").write_text(json.dumps(facts))
     (folder / "status.json").write_text(json.dumps({"state": state, "step": stop_at or steps, "message": ""}))
     lines = []

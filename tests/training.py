@@ -7,16 +7,12 @@ import runpy
 import subprocess
 import sys
 from contextlib import ExitStack, redirect_stderr, redirect_stdout
-from functools import cache
 from pathlib import Path
 from unittest import mock
 
 import pytest
-from hydra import compose, initialize_config_dir
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import DictConfig, OmegaConf
 
-from cli.composition import CONFIG_DIR, to_dataclass
+from cli.composition import compose_words, to_dataclass
 from engine.checks import check_config
 from engine.config import Config
 
@@ -47,29 +43,10 @@ COMPILED_SHAPE = ["global_batch_size=12", "micro_batch_size=2"]
 
 
 def composed(*overrides: str) -> Config:
-    """Return the configuration of a command line, to be trained in this process.
-
-    Hydra composes the same choice of files once; what only sets a value is set afterwards.
-    """
-    values = [override for override in overrides if sets_a_value(override)]
-    raw = composed_files(tuple(override for override in overrides if override not in values)).copy()
-    for override in OverridesParser.create().parse_overrides(values):
-        OmegaConf.update(raw, override.key_or_group, override.value())
-    config = to_dataclass(raw, Config)
+    """Return the configuration of a command line, to be trained in this process."""
+    config = to_dataclass(compose_words("train", overrides), Config)
     check_config(config)
     return config
-
-
-@cache
-def composed_files(choices: tuple[str, ...]) -> DictConfig:
-    with initialize_config_dir(CONFIG_DIR, version_base="1.3"):
-        return compose("train", [*choices])
-
-
-def sets_a_value(override: str) -> bool:
-    """Return whether an override only sets a value, one that no choice of a file follows from."""
-    key, _, value = override.partition("=")
-    return not (key.startswith(("+", "~")) or "@" in key or "/" in key or "$" in value or (ROOT / "configs" / key).is_dir())
 
 
 def environment(**changes: str) -> dict[str, str]:

@@ -2,11 +2,10 @@
 
 from pathlib import Path
 
-from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from cli.composition import CONFIG_DIR, ConfigError, choices_of, explain_composition, first_line, nearest, to_dataclass
+from cli.composition import ConfigError, choices_of, compose_words, explain_composition, first_line, nearest, to_dataclass
 from engine.checks import check_values
 from engine.config import Config
 from lab.ownership import refuse_foreign_files, refuse_foreign_profile
@@ -74,8 +73,7 @@ def compose_arm(name: str, overrides: list[str]) -> Config:
         raise ConfigError(f"arms={name}: no such arm{nearest(model, known)}; {others}")
     chosen = "gpt" if model in REFERENCES else model
     try:
-        with initialize_config_dir(CONFIG_DIR, version_base="1.3"):
-            config = to_dataclass(compose("train", [f"model={chosen}", *overrides]), Config)
+        config = to_dataclass(compose_words("train", [f"model={chosen}", *overrides]), Config)
     except HydraException as error:
         raise explain_composition(error, Config, "train", overrides) from None
     except OmegaConfBaseException as error:

@@ -1,17 +1,13 @@
 """Is every point of a sweep a run that could start? Asked before the first one does."""
 
-import json
 from collections.abc import Iterable
 from dataclasses import asdict, replace
-from functools import cache
 from pathlib import Path
-from typing import Any
 
-from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from cli.composition import CONFIG_DIR, ConfigError, explain_composition, first_line, to_dataclass
+from cli.composition import ConfigError, compose_words, explain_composition, first_line, to_dataclass
 from corpus.manifest import MANIFEST_NAME, read_manifest
 from engine.checks import check_batch, check_config
 from engine.config import Config, difference, flatten, is_neutral
@@ -19,9 +15,6 @@ from engine.config_file import load_config
 from engine.run_data import open_data
 from lab.sweeps.plan import Point
 from runfolder.status import read_json, read_status
-
-# Single values at the top, which choose no file: set afterwards, so that Hydra composes an arm once and not every point.
-PLAIN = {"max_steps", "learning_rate", "seed", "warmup_steps", "out_dir", "run_name", "branch_from", "keep_steps"}
 
 
 def compose_points(points: Iterable[Point], world_size: int) -> dict[str, Config]:
@@ -31,22 +24,18 @@ def compose_points(points: Iterable[Point], world_size: int) -> dict[str, Config
         ConfigError: a point's configuration cannot run; the message begins with its name.
     """
     configs: dict[str, Config] = {}
-    with initialize_config_dir(CONFIG_DIR, version_base="1.3"):
-        composed = cache(lambda overrides: compose("train", list(overrides)))
-        for point in points:
-            try:
-                raw = composed(tuple(o for o in point.overrides if key_of(o) not in PLAIN)).copy()
-                raw.update(dict(plain_value(o) for o in point.overrides if key_of(o) in PLAIN))
-                config = to_dataclass(raw, Config)
-                check_config(config)
-                check_batch(config, world_size)
-            except HydraException as error:
-                raise ConfigError(f"{point.name}: {explain_composition(error, Config, 'train', point.overrides)}") from None
-            except (ConfigError, OmegaConfBaseException) as error:
-                raise ConfigError(f"{point.name}: {first_line(error)}") from None
-            if changes := list_differences_from_trunk(point, config, configs):
-                raise ConfigError(f"{point.name}: cannot branch off {point.trunk}: {'; '.join(changes)}")
-            configs[point.name] = config
+    for point in points:
+        try:
+            config = to_dataclass(compose_words("train", point.overrides), Config)
+            check_config(config)
+            check_batch(config, world_size)
+        except HydraException as error:
+            raise ConfigError(f"{point.name}: {explain_composition(error, Config, 'train', point.overrides)}") from None
+        except (ConfigError, OmegaConfBaseException) as error:
+            raise ConfigError(f"{point.name}: {first_line(error)}") from None
+        if changes := list_differences_from_trunk(point, config, configs):
+            raise ConfigError(f"{point.name}: cannot branch off {point.trunk}: {'; '.join(changes)}")
+        configs[point.name] = config
     return configs
 
 
@@ -101,12 +90,6 @@ def changed_keys(recorded: Config, wanted: Config, point: Point) -> list[str]:
         for key in sorted(new)
         if not is_neutral(key) and old.get(key) != new[key] and (key in old or key in named)
     ]
-
-
-def plain_value(override: str) -> tuple[str, Any]:
-    """Return the key and the value of an override that is a single value, or a list of numbers in brackets."""
-    key, _, value = override.partition("=")
-    return key, json.loads(value) if value.startswith("[") else value
 
 
 def key_of(override: str) -> str:

@@ -2,10 +2,9 @@
 
 from dataclasses import dataclass
 
-from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 
-from cli.composition import CONFIG_DIR, explain_composition, to_dataclass
+from cli.composition import compose_words, explain_composition, to_dataclass
 from engine.checks import check_config
 from engine.config import Config
 from engine.models import TRANSFERS
@@ -81,8 +80,7 @@ def list_notes(series: Series, base: Size, large: Config) -> list[str]:
 def compose_run(words: list[str]) -> Config:
     """Return the configuration that train.py would run with these arguments, checked."""
     try:
-        with initialize_config_dir(CONFIG_DIR, version_base="1.3"):
-            config = to_dataclass(compose("train", words), Config)
+        config = to_dataclass(compose_words("train", words), Config)
     except HydraException as error:
         raise explain_composition(error, Config, "train") from None
     check_config(config)
