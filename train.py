@@ -5,6 +5,7 @@ Several GPUs: `torchrun --standalone --nproc_per_node=8 train.py ...`. Every key
 
 from cli.entry import run_entry
 from cli.launcher import read_launch
+from cli.loading import loading
 from engine.checks import check_values
 from engine.config import Config
 
@@ -13,8 +14,11 @@ def main(config: Config) -> None:
     check_values(config)  # what is wrong is said before torch is imported, which takes seconds
     if not config.dry_run:
         read_launch()
-    from engine.dry_run import print_plan
-    from engine.session import train
+    with loading():
+        import torch._dynamo  # noqa: F401  the optimizer would import it
+
+        from engine.dry_run import print_plan
+        from engine.session import train
 
     if config.dry_run:
         print_plan(config)

@@ -29,16 +29,18 @@ from pathlib import Path
 
 from cli.arguments import Program
 from cli.composition import ConfigError
+from cli.loading import loading
 from sampling.prompts import read_prompts
 from sampling.settings import SampleSettings, check
 
 
 def main(settings: SampleSettings) -> None:
     check(settings)
-    import torch
+    with loading():
+        import torch
 
-    from engine.trained import open_trained_run
-    from sampling.show import show_samples
+        from engine.trained import open_trained_run
+        from sampling.show import show_samples
 
     if settings.device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device=cuda: this PyTorch finds no CUDA GPU; device=cpu would run")

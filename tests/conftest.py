@@ -27,6 +27,7 @@ SLACK = {"processor": 3.0, "clock": 6.0}
 
 
 def pytest_configure(config):
+    gc.disable()  # while all is imported; on again in pytest_collection_finish
     # What torch.compile makes is kept for the whole session, by all its workers; it starts no processes, which would import torch.
     if "TORCHINDUCTOR_CACHE_DIR" not in os.environ:
         config.stash[CACHE] = os.environ["TORCHINDUCTOR_CACHE_DIR"] = tempfile.mkdtemp(prefix="inductor-")
@@ -54,6 +55,8 @@ def pytest_collection_finish():
     """Leave what is loaded by now out of garbage collections: with torch there are a million objects to look at each time."""
     gc.collect()
     gc.freeze()
+    gc.set_threshold(20_000, 50, 100)  # and looks at the rest less often: Python's 700 costs these tests a fifteenth of their time
+    gc.enable()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -15,6 +15,7 @@ from typing import Optional
 
 from cli.arguments import PATH, Program
 from cli.composition import ConfigError
+from cli.loading import loading
 from lab.ownership import refuse_foreign_folder
 from lab.words import printable
 
@@ -27,9 +28,10 @@ class Settings:
 
 
 def main(settings: Settings) -> None:
-    from lab.ablations.table import AblationError, analyze_ablations
-    from lab.ablations.write import render_text, write_ablations
-    from lab.runs import RunFolderError, read_runs
+    with loading():
+        from lab.ablations.table import AblationError, analyze_ablations
+        from lab.ablations.write import render_text, write_ablations
+        from lab.runs import RunFolderError, read_runs
 
     try:
         if settings.out:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Optional
 
 from cli.arguments import PATH, Program
 from cli.composition import ConfigError
+from cli.loading import loading
 from lab.evaluation.settings import TIMEOUT_SECONDS, check_common, check_different, check_multiples, make_folder
 from lab.ownership import refuse_foreign_files, refuse_foreign_folder
 
@@ -128,8 +129,9 @@ def evaluate_runs(settings: EvaluateSettings) -> None:
     check_different("runs", settings.runs)
     if settings.windows is not None and settings.windows < 0:
         raise ConfigError(f"windows={settings.windows}: must not be negative (0 takes all)")
-    from engine.distributed import start_ranks
-    from lab.evaluation.perplexity import describe, measure_perplexity, table
+    with loading():
+        from engine.distributed import start_ranks
+        from lab.evaluation.perplexity import describe, measure_perplexity, table
 
     with start_ranks(settings.device, TIMEOUT_SECONDS) as ranks:
         runs = open_runs(settings, ranks)
@@ -153,10 +155,11 @@ def extrapolate_runs(settings: ExtrapolateSettings) -> None:
     check_multiples(settings.multiples)
     check_different("runs", settings.runs)
     refuse_foreign_folder(Path(settings.out), "extrapolation.json", "extrapolation.png", "extrapolation.svg")
-    from engine.distributed import start_ranks
-    from lab.evaluation.extrapolation import check_alike, extrapolate, render
-    from lab.evaluation.long_text import read_long_text
-    from runfolder.files import write_json_atomically
+    with loading():
+        from engine.distributed import start_ranks
+        from lab.evaluation.extrapolation import check_alike, extrapolate, render
+        from lab.evaluation.long_text import read_long_text
+        from runfolder.files import write_json_atomically
 
     with start_ranks(settings.device, TIMEOUT_SECONDS) as ranks:
         out = ranks.on_main(lambda: make_folder(settings.out))
@@ -184,10 +187,11 @@ def answer_tasks(settings: DownstreamSettings) -> None:
         raise ConfigError(f"num_fewshot={settings.num_fewshot}: must not be negative")
     check_different("runs", settings.runs)
     check_different("tasks", settings.tasks)
-    from engine.distributed import start_ranks
-    from lab.evaluation.downstream import TASK_FILES, load_tasks, render, require_lm_eval, run_tasks
-    from lab.evaluation.hub import note_if_offline
-    from runfolder.files import write_json_atomically
+    with loading():
+        from engine.distributed import start_ranks
+        from lab.evaluation.downstream import TASK_FILES, load_tasks, render, require_lm_eval, run_tasks
+        from lab.evaluation.hub import note_if_offline
+        from runfolder.files import write_json_atomically
 
     silence = "" if all(task.endswith(TASK_FILES) for task in settings.tasks) else note_if_offline()
     require_lm_eval()

@@ -16,6 +16,7 @@ from typing import Optional
 
 from cli.arguments import PATH, Program
 from cli.composition import ConfigError
+from cli.loading import loading
 
 DTYPES = ("float32", "bfloat16")
 
@@ -31,9 +32,10 @@ class Settings:
 def main(settings: Settings) -> None:
     if settings.dtype not in DTYPES:
         raise ConfigError(f"dtype={settings.dtype}: must be {' or '.join(DTYPES)}")
-    import torch
+    with loading():
+        import torch
 
-    from lab.export.folder import export_run
+        from lab.export.folder import export_run
 
     dtype = getattr(torch, settings.dtype)
     step = export_run(Path(settings.run), Path(settings.out), settings.checkpoint, dtype)

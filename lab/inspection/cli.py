@@ -18,6 +18,7 @@ from typing import Optional
 
 from cli.arguments import PATH, Program
 from cli.composition import ConfigError
+from cli.loading import loading
 from lab.ownership import refuse_foreign_folder
 
 
@@ -41,10 +42,11 @@ def main(settings: Settings) -> None:
     steps = steps_of(settings)
     refuse_foreign_folder(Path(settings.out), "inspection.json", "inspection.html", "*.png", "*.svg")
     # Imported late: torch and matplotlib take seconds, and a refusal should come at once.
-    from lab.inspection.checkpoints import inspect_runs
-    from lab.inspection.tables import list_numbers
-    from lab.inspection.write import write_inspection
-    from lab.words import align
+    with loading():
+        from lab.inspection.checkpoints import inspect_runs
+        from lab.inspection.tables import list_numbers
+        from lab.inspection.write import write_inspection
+        from lab.words import align
 
     inspections = inspect_runs(settings.runs, steps)
     try:

@@ -29,6 +29,7 @@ from typing import Optional
 
 from cli.arguments import PATH, Program
 from cli.composition import ConfigError
+from cli.loading import loading
 from lab.ownership import refuse_foreign_folder
 from lab.words import printable
 from runfolder.layout import is_run_folder
@@ -46,9 +47,10 @@ class Settings:
 
 
 def main(settings: Settings) -> None:
-    from lab.runs import RunFolderError, find_runs, read_readable
-    from lab.speedup.comparable import IncomparableError
-    from lab.speedup.report import build_report
+    with loading():
+        from lab.runs import RunFolderError, find_runs, read_readable
+        from lab.speedup.comparable import IncomparableError
+        from lab.speedup.report import build_report
 
     if settings.untuned_rate is not None and not 0 < settings.untuned_rate < float("inf"):
         raise ConfigError(f"untuned_rate={settings.untuned_rate:g}: must be above 0")
@@ -61,9 +63,10 @@ def main(settings: Settings) -> None:
     for place in settings.beside:
         if not Path(place).exists():
             raise ConfigError(f"beside={place}: no such file or folder")
-    from lab.speedup.record import Made  # drawing loads matplotlib, and a refusal should come at once
-    from lab.speedup.text import render_text
-    from lab.speedup.write import write_report
+    with loading():
+        from lab.speedup.record import Made  # drawing loads matplotlib, and a refusal should come at once
+        from lab.speedup.text import render_text
+        from lab.speedup.write import write_report
 
     made = Made(describe_command(settings), time.strftime("%Y-%m-%d %H:%M"), tuple(map(Path, settings.beside)))
     out = Path(settings.out) if settings.out else choose_folder(settings, folders)

@@ -19,6 +19,7 @@ from typing import Optional
 
 from cli.arguments import PATH, Program
 from cli.composition import ConfigError
+from cli.loading import loading
 from lab.ownership import refuse_foreign_folder
 from lab.words import printable
 
@@ -33,11 +34,12 @@ class Settings:
 
 
 def main(settings: Settings) -> None:
-    from lab.runs import RunFolderError, find_runs, read_readable
-    from lab.speedup.comparable import IncomparableError
-    from lab.transfer.large import describe_large
-    from lab.transfer.series import read_series
-    from lab.transfer.write import render_text, write_transfer
+    with loading():
+        from lab.runs import RunFolderError, find_runs, read_readable
+        from lab.speedup.comparable import IncomparableError
+        from lab.transfer.large import describe_large
+        from lab.transfer.series import read_series
+        from lab.transfer.write import render_text, write_transfer
 
     if settings.out:
         refuse_foreign_folder(Path(settings.out), "transfer.json", "transfer.md", "rates.png", "rates.svg")
