@@ -82,7 +82,9 @@ def to_dataclass(raw: DictConfig | dict[str, Any], schema: type) -> Any:
     A path (a field with metadata["is_path"]) may begin with ~, the home folder; a whole number may be written as 1e5.
     """
     try:
-        return at_home(OmegaConf.to_object(OmegaConf.merge(structured(schema), with_whole_numbers(raw, schema))))
+        filled = copy.deepcopy(structured(schema))
+        fill(filled, with_whole_numbers(raw, schema), schema)
+        return at_home(OmegaConf.to_object(filled))
     except ConfigKeyError as error:
         raise ConfigError(unknown_key(str(error.full_key), schema)) from None
     except OmegaConfBaseException as error:
@@ -93,6 +95,18 @@ def to_dataclass(raw: DictConfig | dict[str, Any], schema: type) -> Any:
 def structured(schema: type) -> DictConfig:
     """Return a dataclass as OmegaConf has it, made once: to be merged with, which leaves it as it is."""
     return OmegaConf.structured(schema)
+
+
+def fill(node: DictConfig, values: dict[str, Any], schema: type) -> None:
+    """Set every value in a dataclass as OmegaConf has it, which checks them one by one; merging would do it in twice the time."""
+    groups = {field.name: field.type for field in fields(schema) if isinstance(field.type, type) and is_dataclass(field.type)}
+    for key, value in values.items():
+        if key in groups and isinstance(value, dict):
+            if OmegaConf.is_missing(node, key):
+                node[key] = groups[key]
+            fill(node[key], value, groups[key])
+        else:
+            node[key] = value
 
 
 def at_home(config: Any) -> Any:

@@ -15,10 +15,9 @@ from typing import Any
 
 import hydra
 from hydra.errors import HydraException
-from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from cli.composition import CONFIG_DIR, ConfigError, check_choices, explain_composition, first_line, to_dataclass
+from cli.composition import CONFIG_DIR, ConfigError, check_choices, compose_words, explain_composition, first_line, to_dataclass
 from cli.help import print_help
 from cli.launcher import forget_launch, is_silent
 from cli.surroundings import prepare_surroundings
@@ -71,7 +70,7 @@ def run_entry(
     """
     # Hydra would print its own errors and exit with 1; so set, it lets them through to us.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    composed: list[DictConfig] = []  # one; our function is called outside Hydra, which would print over its errors
+    composed: list[Any] = []  # one; our function is called outside Hydra, which would print over its errors
     with ending_in_one_line(lambda error: explain_composition(error, schema, config_name, sys.argv[1:]), has_ranks):
         sys.argv[1:] = [quoted(argument, literal) for argument in sys.argv[1:]]
         check_flags(sys.argv[1:])
@@ -81,8 +80,7 @@ def run_entry(
         if any(argument.startswith("-") for argument in sys.argv[1:]):  # Hydra's own flags: it shows something instead
             hydra.main(version_base="1.3", config_path=CONFIG_DIR, config_name=config_name)(composed.append)()
         else:  # hydra.main would compose all of it twice, for a mode that is always the same
-            with hydra.initialize_config_dir(CONFIG_DIR, version_base="1.3"):
-                composed.append(hydra.compose(config_name, sys.argv[1:]))
+            composed.append(compose_words(config_name, sys.argv[1:]))
         for raw in composed:
             function(to_dataclass(raw, schema))
 

@@ -6,6 +6,8 @@ import pytest
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from training import ROOT, SMALL, error_line, refusal, run
 
+from cli.composition import compose_files
+
 MODELS = ", ".join(sorted(path.stem for path in (ROOT / "configs/model").glob("*.yaml")))
 MISTAKES = {  # a mistake, what the one line must say, the exit code
     "lerning_rate=1e-3": ("unknown key 'lerning_rate': did you mean 'learning_rate'?", 2),
@@ -74,6 +76,7 @@ def test_a_mistake_gets_one_line_and_the_right_code_and_leaves_nothing(mistake, 
 
 
 def test_a_command_is_composed_once(docs, tmp_path):
+    compose_files.cache_clear()  # as in a process of its own
     compose = ConfigLoaderImpl.load_configuration
     with mock.patch.object(ConfigLoaderImpl, "load_configuration", autospec=True, side_effect=compose) as composed:
         refusal("train.py", *words("resume=must", docs, tmp_path), code=MISTAKES["resume=must"][1])
