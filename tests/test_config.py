@@ -5,10 +5,11 @@ import re
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
 from training import ROOT, SMALL, composed, error_line, run
 
-from cli.composition import CONFIG_DIR, ConfigError, to_dataclass
-from engine.checks import check_batch, check_config
+from cli.composition import CONFIG_DIR, ConfigError, compose_words, to_dataclass
+from engine.checks import check_batch
 from engine.config import Config, difference
 from engine.config_file import load_config, save_config
 from engine.models import build_model
@@ -59,14 +60,41 @@ def test_the_command_line_beats_the_experiment():
         SMALL,
         ["experiment=quickstart", "model=ngpt", "learning_rate=1e-3", "model.sz_init=2", "data.files=[a.txt,'b c.txt']"],
         ["size=0.5b", "context=8k", "model=ngpt_ablation", "model.fixed=[sz]", "keep_every=null", "base={n_embd: 64}"],
+        ["seed=1", "seed=2", "model=ngpt", "model.alpha_init=0.1", "model.alpha_init=0.2"],
+        ["out_dir='a b,c=d'", 'run_name="it\'s"', "wandb.tags=[x,y]", "max_steps=1e5"],
+        ["learning_rate=2e-3", "min_learning_rate=${learning_rate}"],
+        ["+model.norm_eps=1e-5", "model=ngpt", "~model.norm_eps"],
+        ["++seed=7", "rate_multiplier={scales: 4.0}", "wandb.entity=", "data=docs", "data.dir=x"],
     ],
-    ids=["small", "quickstart", "ablation"],
+    ids=["small", "quickstart", "ablation", "twice", "quotes", "interpolation", "added", "forced"],
 )
-def test_the_tests_compose_as_train_py_does(overrides):
+def test_a_command_composes_as_hydra_would(overrides):
     with initialize_config_dir(CONFIG_DIR, version_base="1.3"):
         whole = to_dataclass(compose("train", [*overrides]), Config)
-    check_config(whole)  # fills in what follows from the rest
-    assert composed(*overrides) == whole
+    for _ in range(2):  # anew, and with the choice of files known
+        assert to_dataclass(compose_words("train", overrides), Config) == whole
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "lerning_rate=1",
+        "model.alpha_int=1",
+        "model.alpha_init.x=1",
+        "seed=1,2",
+        "seed=range(3)",
+        "seed=[",
+        "seed",
+        "+seed=1",
+        "a-b=1",
+    ],
+)
+def test_what_hydra_refuses_is_refused_in_its_words(word):
+    with initialize_config_dir(CONFIG_DIR, version_base="1.3"), pytest.raises(HydraException) as wanted:
+        compose("train", ["model=ngpt", word])
+    with pytest.raises(HydraException) as found:
+        compose_words("train", ["model=ngpt", word])
+    assert (type(found.value), str(found.value)) == (type(wanted.value), str(wanted.value))
 
 
 def test_two_configurations_share_nothing():
