@@ -32,7 +32,7 @@ def pytest_configure(config):
     if "TORCHINDUCTOR_CACHE_DIR" not in os.environ:
         config.stash[CACHE] = os.environ["TORCHINDUCTOR_CACHE_DIR"] = tempfile.mkdtemp(prefix="inductor-")
     os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
-    if hasattr(config, "workerinput"):  # one of several processes that share the suite: it needs its server in any case
+    if hasattr(config, "workerinput") or config.getoption("numprocesses", None):  # needed in any case, for workers or by one
         warm.begin()
     if os.environ.get("CI") == "true" and (hasattr(config, "workerinput") or not config.getoption("numprocesses", None)):
         import torch._dynamo  # noqa: F401  seconds, which are not those of the first test that trains

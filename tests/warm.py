@@ -5,7 +5,7 @@ the heavy packages (none of ours) and forks. What it makes of itself is what `py
 process id, child of the process that asked, with its standard streams, folder, environment, process group, command line and
 signals. It ends as Python does, up to the last function of atexit. Taking a million objects apart after that would cost more
 than most of the programs, so only those of several ranks do it. The programs that start programs themselves (torchrun, sweep.py)
-have a server too, forked before they begin.
+have a server too, forked before they begin. So do pytest's own workers (-n 2), which are forked in the same way.
 
 A start that differs in what is read before the first import (flags of Python, PYTHONPATH, the locale, ...), that has no script, or
 that has a preexec_fn which cannot be sent, is a true start. So is every one where COLD_STARTS is set, and on systems without Linux.
@@ -60,6 +60,7 @@ HEAVY = (
     "yaml",
 )
 LAUNCHERS = ("torch.distributed.run", "sweep.py")
+WORKER = "import sys;exec(eval(sys.stdin.readline()))"  # what pytest-xdist starts its workers with: python -u -c WORKER
 READ_EARLY = (
     "PYTHON",
     "HF_DATASETS",  # these four by datasets
@@ -166,10 +167,11 @@ def warm_request(call: dict) -> dict | None:
     program = arguments[1:]
     if is_unbuffered := program[:1] == ["-u"]:
         program = program[1:]
+    is_worker = program == ["-c", WORKER]
     is_module = program[:1] == ["-m"]
     is_script = bool(program) and program[0].endswith(".py") and os.path.isfile(os.path.join(cwd, program[0]))
     privileged = any(call.get(key) not in (None, -1) for key in ("gid", "gids", "uid", "umask"))
-    if arguments[0] != sys.executable or not (is_module or is_script) or privileged or not os.path.isdir(cwd):
+    if arguments[0] != sys.executable or not (is_worker or is_module or is_script) or privileged or not os.path.isdir(cwd):
         return None
     begin()
     if _server is None or read_early(environment) != read_early(_server.environment):
@@ -181,7 +183,8 @@ def warm_request(call: dict) -> dict | None:
     return {
         "arguments": arguments,
         "module": program[1] if is_module else None,
-        "argv": program[1:] if is_module else program,
+        "is_worker": is_worker,
+        "argv": program[:1] if is_worker else program[1:] if is_module else program,
         "is_unbuffered": is_unbuffered,
         "environment": environment,
         "cwd": cwd,
@@ -207,7 +210,7 @@ class Program:
         self.request = request
         self.between = between  # the process that forked this one, and ends at once
         self.descriptors = descriptors
-        self.is_launcher = (request["module"] or Path(request["argv"][0]).name) in LAUNCHERS
+        self.is_launcher = request["is_worker"] or (request["module"] or Path(request["argv"][0]).name) in LAUNCHERS
 
     def take_place(self) -> None:
         """Take parent, group, streams, folder and environment of the request, and call its preexec_fn."""
@@ -240,9 +243,14 @@ class Program:
 
             coverage.process_startup()
         sys.argv, sys.orig_argv[:] = request["argv"], request["arguments"]
+        if request["is_worker"]:
+            sys.modules["warm"] = sys.modules["__main__"]  # which has the server that tests/conftest.py would begin
         main = sys.modules["__main__"] = types.ModuleType("__main__")
         main.__dict__["__builtins__"] = __builtins__
-        if request["module"]:
+        if request["is_worker"]:
+            sys.path[0] = ""
+            exec(WORKER, main.__dict__)
+        elif request["module"]:
             sys.path[0] = os.getcwd()
             sys.modules.pop(request["module"], None)  # it is to be __main__
             runpy._run_module_as_main(request["module"])
