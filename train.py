@@ -15,8 +15,6 @@ def main(config: Config) -> None:
     if not config.dry_run:
         read_launch()
     with loading():
-        import torch._dynamo  # noqa: F401  the optimizer would import it
-
         from engine.dry_run import print_plan
         from engine.session import train
 

@@ -35,7 +35,8 @@ class ConfigError(ValueError):
 def compose_words(config_name: str, words: Iterable[str]) -> dict[str, Any]:
     """Return what Hydra composes from the words of a command line, for to_dataclass.
 
-    For those who compose many: the same choice of files is composed once, and what only sets a value is set afterwards.
+    The same choice of files is composed once in a process, which may want many (a sweep's points); what only sets a value is set
+    afterwards.
 
     Raises:
         HydraException: as hydra.compose does.

@@ -3,6 +3,7 @@
 import sys
 from contextlib import ExitStack, closing
 
+from cli.loading import loading
 from corpus.token_file import verify_token_files
 from engine.accounting import describe_run, peak_flops
 from engine.checks import check_batch, check_config
@@ -43,6 +44,9 @@ def train(config: Config) -> None:
         data = ranks.agree(lambda: open_data(config))
         ranks.on_main(lambda: verify_token_files(config.data.dir, data.manifest, full=config.verify_data == "full"))
         checkpoint = ranks.on_main(lambda: open_run_folder(config, data, lock))
+
+        with loading():  # what is refused was refused by now
+            import torch._dynamo  # noqa: F401  the optimizer would import it, in more time
 
         def make_trainer() -> Trainer:
             with note_failure(config, ranks, checkpoint), in_words(config, ranks.world_size):

@@ -27,14 +27,16 @@ SLACK = {"processor": 3.0, "clock": 6.0}
 
 
 def pytest_configure(config):
-    gc.disable()  # while all is imported; on again in pytest_collection_finish
+    shares = bool(config.getoption("numprocesses", None)) and not hasattr(config, "workerinput")  # it lets others run the tests
+    if not shares:
+        gc.disable()  # while all is imported; on again in pytest_collection_finish
     # What torch.compile makes is kept for the whole session, by all its workers; it starts no processes, which would import torch.
     if "TORCHINDUCTOR_CACHE_DIR" not in os.environ:
         config.stash[CACHE] = os.environ["TORCHINDUCTOR_CACHE_DIR"] = tempfile.mkdtemp(prefix="inductor-")
     os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
-    if hasattr(config, "workerinput") or config.getoption("numprocesses", None):  # needed in any case, for workers or by one
+    if shares or hasattr(config, "workerinput"):  # its workers are forked from the server, and have one of their own then
         warm.begin()
-    if os.environ.get("CI") == "true" and (hasattr(config, "workerinput") or not config.getoption("numprocesses", None)):
+    if os.environ.get("CI") == "true" and not shares:
         import torch._dynamo  # noqa: F401  seconds, which are not those of the first test that trains
 
 

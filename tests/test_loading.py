@@ -1,4 +1,4 @@
-"""Imports without looks for garbage (cli/loading.py), in processes of their own: a process does it once."""
+"""Imports without looks for garbage (cli/loading.py), in processes of their own."""
 
 import subprocess
 import sys
@@ -21,6 +21,7 @@ def test_garbage_is_looked_for_afterwards_and_not_among_what_was_loaded():
         """
 with loading():
     assert not gc.isenabled()
+    import colorsys
     loaded = cycle()
 later = cycle()
 gc.collect()
@@ -44,15 +45,30 @@ assert gc.isenabled() == ({before!r} == "enable")
     )
 
 
-def test_a_second_time_keeps_nothing_more():
+def test_where_nothing_new_is_loaded_nothing_more_is_kept():
     check(
         """
 with loading():
-    pass
+    import colorsys
 between = cycle()
 with loading():
-    pass
+    import colorsys
 gc.collect()
 assert not between()
+"""
+    )
+
+
+def test_what_is_refused_once_the_data_are_looked_at_does_not_wait_for_what_training_needs():
+    check(
+        """
+import runpy, sys
+sys.path.insert(0, ".")
+sys.argv = ["train.py", "size=tiny", "precision=fp32", "data=docs", "data.dir=/nowhere", "device=cpu"]
+try:
+    runpy.run_path("train.py", run_name="__main__")
+except SystemExit as error:
+    assert error.code == 3
+assert "torch" in sys.modules and "torch._dynamo" not in sys.modules
 """
     )

@@ -9,6 +9,8 @@ import time
 from pathlib import Path
 
 import pytest
+import warm
+from execnet.gateway_io import popen_bootstrapline
 from training import environment
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="on other systems every start is a true one")
@@ -141,3 +143,10 @@ def warm_alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
+
+
+def test_pytests_workers_are_forked_too():
+    assert popen_bootstrapline == warm.WORKER  # as long as they are begun in these words
+    is_scripts_test = os.environ.get("OMP_NUM_THREADS") == "1" and "COLD_STARTS" not in os.environ
+    if "PYTEST_XDIST_WORKER" in os.environ and is_scripts_test:
+        assert warm.__name__ == "__main__", "the server's own module, which knows the server that was forked with the worker"
