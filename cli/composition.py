@@ -35,8 +35,7 @@ class ConfigError(ValueError):
 def compose_words(config_name: str, words: Iterable[str]) -> dict[str, Any]:
     """Return what Hydra composes from the words of a command line, for to_dataclass.
 
-    The same choice of files is composed once in a process, which may want many (a sweep's points); what only sets a value is set
-    afterwards.
+    The same choice of files is composed once in a process (a sweep has many points); what only sets a value is set afterwards.
 
     Raises:
         HydraException: as hydra.compose does.
