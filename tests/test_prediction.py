@@ -5,6 +5,7 @@ import json
 import sys
 
 import pytest
+import torch
 from training import SMALL, refusal, run
 
 from cli.composition import ConfigError
@@ -13,6 +14,10 @@ from lab.prediction.imagined_card import refuse_gpu_build
 from lab.prediction.kernels import Kernel
 
 HAS_TRITON = importlib.util.find_spec("triton") is not None
+predicts = pytest.mark.skipif(
+    not HAS_TRITON or torch.version.cuda is not None or torch.version.hip is not None,
+    reason="it takes PyTorch's CPU build and requirements-predict.txt",
+)
 HALF_B = ["size=0.5b", "context=1k", "micro_batch_size=16", "global_batch_size=64"]
 
 
@@ -52,7 +57,7 @@ def test_a_kernel_takes_as_long_as_its_bytes_or_its_products():
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not HAS_TRITON, reason="requirements-predict.txt is not installed")
+@predicts
 def test_a_block_on_an_h100_is_what_the_documents_say(tmp_path):
     out = tmp_path / "predicted.json"
     run("scripts/predict_gpu.py", *HALF_B, f"json={out}", executable=sys.executable)  # a start of its own: torch must not be there
@@ -72,7 +77,7 @@ def test_a_block_on_an_h100_is_what_the_documents_say(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not HAS_TRITON, reason="requirements-predict.txt is not installed")
+@predicts
 def test_a_batch_that_does_not_divide_is_refused():
     words = ["size=tiny", "micro_batch_size=3", "global_batch_size=4"]
     done = run("scripts/predict_gpu.py", *words, executable=sys.executable, code=2)
@@ -80,7 +85,7 @@ def test_a_batch_that_does_not_divide_is_refused():
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not HAS_TRITON, reason="requirements-predict.txt is not installed")
+@predicts
 def test_every_arm_can_be_predicted():
     small = [word for word in SMALL if word.startswith("model.")]
     words = ["size=tiny", *small, "micro_batch_size=2", "global_batch_size=4", "attention=flash", "card=a100"]
