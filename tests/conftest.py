@@ -110,6 +110,15 @@ def made_once(tmp_path_factory, name: str, make: Callable[[Path], None]) -> Path
     return folder
 
 
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Let the pictures of a report be composed and not be painted, which is most of its time: for tests of what else it says."""
+    import lab.figures
+
+    monkeypatch.setattr(lab.figures.FigureCanvasAgg, "print_png", lambda self, file, **_: file.write(b"not painted"))
+    monkeypatch.setattr(lab.figures, "draw_svg", lambda figure: '<svg width="1pt"></svg>')
+
+
 @pytest.fixture(scope="session")
 def docs(tmp_path_factory):
     """The embedded corpus, prepared once by the real command. To be read."""

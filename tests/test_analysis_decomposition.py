@@ -140,7 +140,7 @@ def test_command_line_prints_the_parts_and_draws_them(tmp_path):
     assert next(tmp_path.glob("report/*/decomposition.png")).stat().st_size > 10_000
 
 
-def test_the_report_holds_the_decomposition(tmp_path):
+def test_the_report_holds_the_decomposition(tmp_path, undrawn):
     report = build_report(read_runs(make_arms(tmp_path, budgets=(100, 400, 1600))), with_parts=True)
     write_report(report, tmp_path / "out")
     page, numbers = (tmp_path / "out" / "report.html").read_text(), (tmp_path / "out" / "speedup.json").read_text()
@@ -190,7 +190,7 @@ def test_every_arm_at_one_loss_with_intervals(tmp_path):
     assert [row.key for row in parts.rows] == ["gpt", "gpt_qknorm", "ngpt"]  # other rules are no rows of the chain
 
 
-def test_an_arm_that_is_better_at_its_smallest_budget_is_a_bound(tmp_path):
+def test_an_arm_that_is_better_at_its_smallest_budget_is_a_bound(tmp_path, undrawn):
     report = build_report(read_runs(make_rules(tmp_path, seeds=(1,), budgets=(100, 200), advantage=3.0)))
     found = report.sections[0].equal_loss
     assert {need.speedup.relation for need in found.needs if need.arm != "gpt"} == {">"} and found.note

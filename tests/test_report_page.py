@@ -232,7 +232,7 @@ def test_pictures_are_whole_whatever_an_arm_is_called(tmp_path):
         assert ElementTree.fromstring(base64.b64decode(picture)).tag.endswith("svg")  # raises on XML that is none
 
 
-def test_links_survive_a_move_of_report_and_runs_together(tmp_path):
+def test_links_survive_a_move_of_report_and_runs_together(tmp_path, undrawn):
     folders = make_ladders(tmp_path / "all" / "runs", 1.5, budgets=(100, 200))
     write_report(build_report(read_runs(folders)), tmp_path / "all" / "report")
     shutil.move(tmp_path / "all", tmp_path / "elsewhere")

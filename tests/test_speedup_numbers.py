@@ -316,7 +316,7 @@ def test_runs_are_found_one_level_down_and_what_is_none_is_noted(tmp_path, monke
         find_runs([tmp_path / "runs/empty"])
 
 
-def test_one_comparison_does_not_overwrite_another(tmp_path, monkeypatch):
+def test_one_comparison_does_not_overwrite_another(tmp_path, monkeypatch, undrawn):
     monkeypatch.chdir(tmp_path)
     a, b, c = (make_run(tmp_path / "runs/tiny", name) for name in "abc")
     other = [make_run(tmp_path / "elsewhere/tiny", name) for name in "xyz"]
@@ -333,7 +333,7 @@ def test_one_comparison_does_not_overwrite_another(tmp_path, monkeypatch):
     assert folder([a, b, c, d]) == "report/tiny" and folder([a, b, c]) == "report/a-vs-b-vs-c"
 
 
-def test_the_ladder_is_a_table_for_other_programs(tmp_path):
+def test_the_ladder_is_a_table_for_other_programs(tmp_path, undrawn):
     write_report(build_report(read_runs(make_ladders(tmp_path / "runs", 1.5, seeds=(0, 1), noise=0.003))), tmp_path)
     with open(tmp_path / "ladder.csv") as file:
         rows = list(csv.DictReader(file))
@@ -342,7 +342,7 @@ def test_the_ladder_is_a_table_for_other_programs(tmp_path):
     assert {path.stem for path in tmp_path.glob("*.png")} == {path.stem for path in tmp_path.glob("*.svg")}
 
 
-def test_a_page_shows_other_results(tmp_path):
+def test_a_page_shows_other_results(tmp_path, undrawn):
     runs = make_ladders(tmp_path / "runs", 1.5, budgets=(100, 200))
     write_report(build_report(read_runs(runs)), tmp_path / "first")
     (tmp_path / "samples.txt").write_text("gpt: <b>\x1b[31m")
