@@ -57,6 +57,10 @@ def fences(text: str, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", text, flags=re.M | re.S)
 
 
+# Options of torchrun that PyTorch 2.11 does not have, the oldest of requirements.txt: it refuses the whole command.
+NEWER_OPTIONS = ("--shutdown-timeout", "--shutdown_timeout")  # 2.12
+
+
 def split_command(line: str) -> list[list[str]]:
     """Return the words of each command of a shell line, comments and leading assignments left out."""
     lexer = shlex.shlex(line, posix=True, punctuation_chars="|;&")
@@ -105,6 +109,7 @@ def check_command(words: list[str]) -> None:
             assert (ROOT / file).is_file(), file
     elif program == "torchrun":
         node_free = [re.sub(r"\$\w+", "0", word) for word in rest]
+        assert not [word for word in rest if word.startswith(NEWER_OPTIONS)], "the oldest PyTorch's torchrun refuses it"
         arguments = get_args_parser().parse_args(node_free)  # SystemExit for an option that torchrun does not have
         check_script(arguments.training_script, arguments.training_script_args)
     elif program == "python":
@@ -188,6 +193,7 @@ def test_enough_commands_are_found():
         "python scripts/sweep.py sweeps/none.yaml",
         "python sample.py run=A tmperature=1",
         "torchrun --no-such-option train.py",
+        "torchrun --shutdown-timeout=120 train.py",
         "bash scripts/none.sh",
         "pip install -r requirements-none.txt",
         "nosuchprogram x",
@@ -199,6 +205,15 @@ def test_enough_commands_are_found():
 def test_the_check_of_commands_finds_mistakes(bad):
     with pytest.raises((Exception, SystemExit)), contextlib.redirect_stderr(io.StringIO()):
         check_command(split_command(bad)[0])
+
+
+def test_the_scripts_give_torchrun_what_the_oldest_pytorch_knows():
+    launching = [
+        path for folder in ("scripts", "lab") for path in (ROOT / folder).rglob("*") if path.suffix in (".sh", ".sbatch", ".py")
+    ]
+    found = [path for path in launching if "torchrun" in path.read_text() or "torch.distributed.run" in path.read_text()]
+    assert ROOT / "scripts/slurm/train.sbatch" in found
+    assert not [path for path in found if any(option in path.read_text() for option in NEWER_OPTIONS)]
 
 
 def test_dry_runs_of_the_documents_print_a_plan(capsys):
