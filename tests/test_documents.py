@@ -208,10 +208,9 @@ def test_the_check_of_commands_finds_mistakes(bad):
 
 
 def test_the_scripts_give_torchrun_what_the_oldest_pytorch_knows():
-    launching = [
-        path for folder in ("scripts", "lab") for path in (ROOT / folder).rglob("*") if path.suffix in (".sh", ".sbatch", ".py")
-    ]
-    found = [path for path in launching if "torchrun" in path.read_text() or "torch.distributed.run" in path.read_text()]
+    kinds = ("*.sh", "*.sbatch", "*.py")
+    files = [path for kind in kinds for folder in ("scripts", "lab") for path in (ROOT / folder).rglob(kind) if path.is_file()]
+    found = [path for path in files if re.search(r"torchrun|torch\.distributed\.run", path.read_text())]
     assert ROOT / "scripts/slurm/train.sbatch" in found
     assert not [path for path in found if any(option in path.read_text() for option in NEWER_OPTIONS)]
 
