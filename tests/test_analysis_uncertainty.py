@@ -91,6 +91,16 @@ def test_arms_with_seeds_of_their_own_are_drawn_apart():
     assert not comparison.interval.paired and {gap.test for gap in comparison.gaps} == {"Welch t"}
 
 
+def test_a_gap_is_between_the_seeds_that_both_arms_ran():
+    # A seed's luck (the data order) is worth ten times the gap, and the challenger has only the unlucky ones.
+    luck = {1: 0.2, 2: 0.1, 3: -0.3}
+    losses = {("gpt", 100, seed, 1e-3): 2.0 + shift for seed, shift in luck.items()}
+    one = compare(list_endpoints(losses | {("ngpt", 100, 1, 1e-3): 2.18})).gaps[0]
+    two = compare(list_endpoints(losses | {("ngpt", 100, seed, 1e-3): 1.98 + luck[seed] for seed in (1, 2)})).gaps[0]
+    assert one.nats_per_token == pytest.approx(-0.02) and (one.baseline_seeds, one.challenger_seeds) == (1, 1)
+    assert two.nats_per_token == pytest.approx(-0.02) and two.paired and two.better_seeds == two.baseline_seeds == 2
+
+
 def test_a_rate_that_ran_with_a_lucky_seed_only_is_not_chosen_for_it():
     endpoints = [Endpoint("", "gpt", 1000, 10, 3e-3, seed, loss) for seed, loss in ((1, 1.50), (2, 1.60), (3, 1.61))]
     endpoints.append(Endpoint("", "gpt", 1000, 10, 6e-3, 1, 1.52))

@@ -7,7 +7,7 @@ challenger (nGPT) needs less. Losses are nats/token, costs tokens or training se
 from dataclasses import dataclass, replace
 
 from lab.speedup.curve import Curve
-from lab.speedup.ladder import BudgetPoint, Ladder
+from lab.speedup.ladder import BudgetPoint, Candidate, Ladder
 from lab.speedup.seeds import Interval, MeanTest, Resamples, compare_means, resample_seeds
 
 
@@ -37,8 +37,9 @@ class Speedup:
 class Gap:
     """Challenger minus baseline at equal tokens (negative: the challenger is better).
 
-    `standard_error` is over seeds, None where either side has a single seed; `paired` says seed by seed. `p_value` is
-    one-sided, for "the challenger is below the baseline"; `better_seeds` counts the pairs in which it is.
+    Where one arm ran fewer seeds, all of them the other's too, only these count. `standard_error` is over seeds, None where
+    either side has a single seed; `paired` says seed by seed. `p_value` is one-sided, for "the challenger is below the
+    baseline"; `better_seeds` counts the pairs in which it is.
     """
 
     tokens: int
@@ -131,15 +132,15 @@ def compute_gaps(baseline: Ladder, challenger: Ladder) -> tuple[Gap, ...]:
 
 
 def _gap(baseline: BudgetPoint, challenger: BudgetPoint) -> Gap:
-    ours, theirs = baseline.best, challenger.best
-    bits = None
+    ours, theirs = _share_seeds(baseline.best, challenger.best)
+    paired, test = _is_paired(ours, theirs), _test_losses(ours, theirs)
+    bits, bits_test = None, None
     if ours.bits_per_byte is not None and theirs.bits_per_byte is not None:
         bits = theirs.bits_per_byte - ours.bits_per_byte
-    paired, test = _is_paired(baseline, challenger), _test_losses(baseline, challenger)
-    our_bits, their_bits = (
-        [endpoint.bits_per_byte for endpoint in side.endpoints if endpoint.bits_per_byte is not None] for side in (ours, theirs)
-    )
-    bits_test = compare_means(our_bits, their_bits, paired) if bits is not None else None
+        our_bits, their_bits = (
+            [endpoint.bits_per_byte for endpoint in side.endpoints if endpoint.bits_per_byte is not None] for side in (ours, theirs)
+        )
+        bits_test = compare_means(our_bits, their_bits, paired)
     pairs = zip(ours.endpoints, theirs.endpoints, strict=True) if paired else ()
     return Gap(
         baseline.tokens,
@@ -156,14 +157,29 @@ def _gap(baseline: BudgetPoint, challenger: BudgetPoint) -> Gap:
     )
 
 
-def _is_paired(ours: BudgetPoint, theirs: BudgetPoint) -> bool:
-    """Return whether two points ran the same two or more seeds."""
-    return ours.best.seeds == theirs.best.seeds and len(ours.best.seeds) > 1
+def _share_seeds(ours: Candidate, theirs: Candidate) -> tuple[Candidate, Candidate]:
+    """Return both with the seeds of the side that ran fewer, where the other ran these too; else as they are.
+
+    A seed moves both arms alike (the same data order), so one arm's seed against another's mean would read its luck as a gap.
+    """
+    shared = set(ours.seeds) & set(theirs.seeds)
+    if len(shared) < min(len(ours.seeds), len(theirs.seeds)):
+        return ours, theirs
+    ours, theirs = (
+        replace(side, endpoints=tuple(endpoint for endpoint in side.endpoints if endpoint.seed in shared))
+        for side in (ours, theirs)
+    )
+    return ours, theirs
 
 
-def _test_losses(ours: BudgetPoint, theirs: BudgetPoint) -> MeanTest | None:
+def _is_paired(ours: Candidate, theirs: Candidate) -> bool:
+    """Return whether both ran the same two or more seeds."""
+    return ours.seeds == theirs.seeds and len(ours.seeds) > 1
+
+
+def _test_losses(ours: Candidate, theirs: Candidate) -> MeanTest | None:
     """Return the test of "their loss is below ours", seed by seed where both ran the same seeds."""
-    our_losses, their_losses = ([endpoint.loss for endpoint in point.best.endpoints] for point in (ours, theirs))
+    our_losses, their_losses = ([endpoint.loss for endpoint in side.endpoints] for side in (ours, theirs))
     return compare_means(our_losses, their_losses, _is_paired(ours, theirs))
 
 
@@ -225,7 +241,7 @@ def is_told_from_one(headline: Speedup, baseline: Ladder, challenger: Ladder) ->
         return headline.interval is not None and not headline.interval.holds_one
     better, worse = (challenger, baseline) if headline.relation == ">" else (baseline, challenger)
     first, best = better.points[0], min(worse.points, key=lambda point: point.best.loss)
-    test = _test_losses(best, first)
+    test = _test_losses(*_share_seeds(best.best, first.best))
     return first.tokens < best.tokens and test is not None and test.is_below()
 
 
