@@ -9,6 +9,7 @@ from cli.composition import ConfigError
 LAUNCHER = os.getppid()  # asked before torch is imported: that takes seconds in which the launcher may die
 NUMBERS = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1}
 PLACES = ("MASTER_ADDR", "MASTER_PORT")
+GPUS_OF_A_NODE = 8  # for a plan without a launch: what most machines for training have
 
 
 class Launch(NamedTuple):
@@ -54,9 +55,9 @@ def planned_world_size() -> int:
 
 
 def planned_ranks_per_node(world_size: int) -> int:
-    """Return LOCAL_WORLD_SIZE, how many processes of the launch share this machine; all of them where nothing says so."""
+    """Return LOCAL_WORLD_SIZE, how many processes of the launch share this machine; 8 at most where nothing says so."""
     here = to_count(os.environ.get("LOCAL_WORLD_SIZE", ""))
-    return here if here > 0 else world_size
+    return here if here > 0 else min(world_size, GPUS_OF_A_NODE)
 
 
 def is_silent() -> bool:

@@ -249,8 +249,10 @@ def digests(value: Any, where: str, count: int) -> str:
 
 def remedy(directory: str | Path) -> str:
     """Name the command that would prepare this folder."""
+    from cli.composition import CONFIG_DIR
+
     name = Path(directory).resolve().name
-    if name in ("docs", "openwebtext"):
-        return f"run: python prepare_owt.py data={name}"
-    where = shlex.quote(f"data.dir={directory}")
-    return f"run: python prepare_owt.py data=docs (or openwebtext, or data=local data.files='...') {where}"
+    where = "" if Path(directory) == Path("data") / name else " " + shlex.quote(f"data.dir={directory}")
+    if name != "local" and (Path(CONFIG_DIR) / "data" / f"{name}.yaml").is_file():
+        return f"run: python prepare_owt.py data={name}{where}"
+    return f"run: python prepare_owt.py data=docs (or openwebtext, or data=local data.files='...'){where}"

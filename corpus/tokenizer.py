@@ -58,7 +58,7 @@ def make_tokenizer(name: str, files: str | None = None, eos_token: str | None = 
     under its own name.
 
     Raises:
-        DataError: the files are damaged, or within 5 seconds nowhere to be had.
+        DataError: the files are damaged, or within 3 seconds nowhere to be had.
         SettingError: files holds another tokenizer than name says.
     """
     own_file = stored_file(files)

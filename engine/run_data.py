@@ -45,8 +45,11 @@ def check_data_folder(config: Config) -> None:
     if has_bins:
         words.append("adopt=true")  # takes bins from elsewhere as they are
     command = " ".join(map(quote, ["python", "prepare_owt.py", *words]))
-    if config.data.source == "files" and not has_bins:
+    if config.data.source == "files" and not config.data.files and not has_bins:
         command += " data.files='...'"
+    script = Path(CONFIG_DIR).parent / "scripts" / f"{config.data.name}.sh"
+    if words == [f"data={config.data.name}"] and script.is_file():
+        command = f"bash scripts/{script.name}"  # it fetches the text first
     others = sorted(str(folder.parent / path.parent.name) for path in folder.parent.glob(f"*/{MANIFEST_NAME}"))
     hint = f"; prepared there: {', '.join(others)}{nearest(str(folder), others)}" if others else ""
     raise DataError(f"{folder / MANIFEST_NAME}: missing, no data prepared here; run: {command}{hint}")

@@ -491,6 +491,16 @@ def test_rows_are_paired_over_seeds_and_stand_beside_the_papers(sweep):
     assert order == ["zero", "c", "a", "b", "e", "d"]  # the paper's order, then the others
 
 
+def test_settings_of_the_optimizer_alone_are_rows_too(tmp_path):
+    settings = ({"rate_multiplier.scales": 0.25}, {"update": "muon"}, {"schedule": "wsd"}, {"init_multiplier.output": 2.0})
+    folders = [ablation_run(tmp_path, "zero", 2.0)]
+    folders += [ablation_run(tmp_path, f"row{index}", 2.1, **changes) for index, changes in enumerate(settings)]
+    found = analyze_ablations(read_runs(folders), base="zero-0.001-seed1")
+    assert not found.left_out and len(found.tables[0].rows) == 5
+    changed = [set(row.changes) for row in found.tables[0].rows[1:]]
+    assert sorted(changed, key=str) == sorted([set(changes) for changes in settings], key=str)
+
+
 def test_where_the_base_is_a_row_of_the_paper_its_figures_are_restated(tmp_path):
     """As at the tiny size: the base has s_z at sqrt(n_embd), so the paper's own base is one of the rows."""
     base = {"model.sz_init": 31.9, "model.alpha_init": 0.25}

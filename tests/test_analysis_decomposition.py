@@ -99,7 +99,7 @@ def test_the_untuned_rate_can_be_given(tmp_path):
     parts = decompose(folders, untuned_rate=1.5e-3)
     assert parts.rows[0].part.value == pytest.approx(1 / UNTUNED, rel=0.05)
     assert parts.rows[0].part.interval is None and any("one seed only" in note for note in parts.notes)
-    with pytest.raises(IncomparableError, match="untuned-rate 1e-2.*ran only 1.5e-3"):
+    with pytest.raises(IncomparableError, match="untuned_rate=1e-2.*ran only 1.5e-3"):
         decompose(folders, untuned_rate=1e-2)
 
 

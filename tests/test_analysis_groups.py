@@ -132,6 +132,11 @@ def test_names_from_run_folders_are_escaped_in_every_section(tmp_path):
         ({"model.sequence_length": 4096}, {}, {"NV"}),
         ({"model.vocab_size": 32000}, {"data.tokenizer.name": "meta-llama/Llama-2-7b-hf"}, {"JL", "P1"}),
         ({"model.vocab_size": 32000, "model.sequence_length": 4096}, {"data.tokenizer.name": "llama2"}, {"JL"}),
+        (
+            {"model.vocab_size": 32000, "data.name": "openwebtext_llama2"},
+            {"data.tokenizer.name": "llama2", "data.name": "openwebtext_llama2"},
+            {"JL", "P1"},
+        ),
         ({"model.n_layer": 12, "model.n_embd": 768, "model.n_head": 12}, {}, {"NK"}),
         ({"model.sequence_length": 8192}, {}, set()),
         ({"model.n_layer": 12}, {}, set()),

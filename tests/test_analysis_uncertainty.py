@@ -101,6 +101,16 @@ def test_a_gap_is_between_the_seeds_that_both_arms_ran():
     assert two.nats_per_token == pytest.approx(-0.02) and two.paired and two.better_seeds == two.baseline_seeds == 2
 
 
+@pytest.mark.parametrize(
+    "theirs, words", [((1, 2), "only the seeds of both count"), ((2, 4), "no comparison seed by seed"), ((1, 2, 3), None)]
+)
+def test_the_report_says_how_other_seeds_are_compared(tmp_path, theirs, words):
+    folders = [make_run(tmp_path, f"a{seed}", "gpt", seed=seed) for seed in (1, 2, 3)]
+    folders += [make_run(tmp_path, f"b{seed}", "ngpt", seed=seed) for seed in theirs]
+    found = [line for line in analyze_runs(read_runs(folders)).caveats.warnings if "different seeds" in line]
+    assert [words in line for line in found] == [True] * (words is not None)
+
+
 def test_a_rate_that_ran_with_a_lucky_seed_only_is_not_chosen_for_it():
     endpoints = [Endpoint("", "gpt", 1000, 10, 3e-3, seed, loss) for seed, loss in ((1, 1.50), (2, 1.60), (3, 1.61))]
     endpoints.append(Endpoint("", "gpt", 1000, 10, 6e-3, 1, 1.52))

@@ -58,8 +58,13 @@ def test_missing_files_name_the_remedy(copied, tmp_path):
     (copied / "val.bin").unlink()
     with pytest.raises(DataError, match=r"val\.bin: missing; run: python prepare_owt\.py"):
         open_token_file(copied, "val", manifest)
-    with pytest.raises(DataError, match=r"manifest\.json: missing.*python prepare_owt\.py data=docs"):
-        read_manifest(tmp_path / "docs")
+    for name in ("docs", "english", "openwebtext_llama2"):
+        with pytest.raises(
+            DataError, match=rf"manifest\.json: missing.*python prepare_owt\.py data={name} data\.dir={tmp_path}/{name}$"
+        ):
+            read_manifest(tmp_path / name)
+    with pytest.raises(DataError, match=r"python prepare_owt\.py data=docs \(or .* data\.dir=.*/local$"):
+        read_manifest(tmp_path / "local")
 
 
 def test_file_truncated_while_open(copied):

@@ -20,7 +20,7 @@ from corpus.tokenizer import make_tokenizer
 from engine.distributed import Ranks
 from engine.loss import IGNORED, NextTokenLoss
 from lab.evaluation import downstream, long_text
-from lab.evaluation.cli import EVALUATE
+from lab.evaluation.cli import EVALUATE, open_runs
 from lab.evaluation.downstream import averages, load_tasks, read_task_file, render, run_tasks
 from lab.evaluation.extrapolation import extrapolate, over_seeds, seed_groups
 from lab.evaluation.extrapolation import render as render_extrapolation
@@ -493,6 +493,14 @@ def test_a_trained_model_prefers_what_it_has_seen(runs, tasks):
     both = render([report, report | {"run": "other"}])
     error = f"{100 * choice['acc']['value']:.2f} +- {100 * choice['acc']['stderr']:.2f}"
     assert f"| local_choice | 24 | acc | {error} | {error} |" in both and "| ngpt at step 80 | other at step 80 |" in both
+
+
+def test_runs_of_one_name_are_told_apart_by_their_folders(folders, tmp_path):
+    """As those of two sweeps: under one name the second's numbers would replace the first's."""
+    twin = tmp_path / "other" / "gpt"
+    shutil.copytree(folders["gpt"], twin)
+    settings = SimpleNamespace(runs=[str(folders["gpt"]), str(twin), str(folders["ngpt"])], precision=None)
+    assert [run.name for run in open_runs(settings, ONE_RANK)] == [str(folders["gpt"]), str(twin), "ngpt"]
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 from corpus_support import local_config, make_texts, write_shards
+from training import composed
 
 from corpus.manifest import DataError, read_manifest
 from corpus.prepare import prepare
@@ -67,6 +68,8 @@ def test_the_command_for_a_folder_that_is_not_prepared_can_be_pasted(tmp_path):
     with pytest.raises(DataError, match="run: python prepare_owt.py data=docs data.dir=") as caught:
         check_data_folder(Wanted(tmp_path / "a", name="docs"))
     assert "adopt" not in str(caught.value)
+    with pytest.raises(DataError, match="run: bash scripts/english.sh$"):  # it fetches the text and prepares it
+        check_data_folder(composed("data=english"))
     (tmp_path / "my bins").mkdir()
     (tmp_path / "my bins" / "train.bin").write_bytes(b"xx")
     with pytest.raises(DataError) as caught:

@@ -149,6 +149,8 @@ def test_hsdp_holds_a_nodes_share_of_the_state(monkeypatch):
         return estimate_memory(config, model, 16, use_compile=True)["weights_and_optimizer"]
 
     assert state(8) == pytest.approx(2 * state(16), rel=0.1)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE")  # a plan without a launch: nodes of 8
+    assert estimate_memory(config, model, 16, use_compile=True)["weights_and_optimizer"] == state(8)
 
 
 def test_the_gpu_benchmark_says_how_it_is_used_and_refuses_in_one_line(tmp_path):

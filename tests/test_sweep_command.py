@@ -53,9 +53,9 @@ def test_checkpoints_that_stay_on_disk(overrides, count):
 
 
 def suggested(file: str) -> str:
-    sweep = read_sweep(ROOT / "sweeps" / file)
-    one_per_arm = {point.name.split("steps-")[0].rpartition("-")[0]: point for point in sweep.points}
-    return next_command("runs/x y", list(compose_points(one_per_arm.values(), 1).values()))
+    points = [point for point in read_sweep(ROOT / "sweeps" / file).points if point.name.endswith("seed1")]
+    steps = min(point.max_steps for point in points)
+    return next_command("runs/x y", list(compose_points([point for point in points if point.max_steps == steps], 1).values()))
 
 
 @pytest.mark.slow
@@ -64,6 +64,8 @@ def test_the_script_that_reads_a_sweep_is_the_one_for_its_arms():
     assert suggested("tiny.yaml") == "python scripts/compare.py 'runs/x y'/*"
     assert suggested("ablations_tiny.yaml") == "python scripts/ablations.py 'runs/x y'/*"
     assert suggested("baselines_tiny.yaml") == "python scripts/compare.py 'runs/x y'/*"
+    assert suggested("small.yaml") == "python scripts/compare.py 'runs/x y'/*"  # two contexts, which are sections
+    assert suggested("regime.yaml") == "python scripts/compare.py 'runs/x y'/ARM-* 'runs/x y'/OTHER-*"  # sizes, and other levers
     assert suggested("transfer.yaml") == "python scripts/transfer.py 'runs/x y'"
     assert suggested("decomposition_tiny.yaml") == "python scripts/compare.py 'runs/x y'/* decompose=true"
 

@@ -5,7 +5,7 @@ All take run folders, keys and values, and also run under torchrun with the same
 
 import json
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
 
@@ -116,11 +116,13 @@ class DownstreamSettings:
 
 
 def open_runs(settings: Any, ranks: "Ranks") -> "list[MeasuredRun]":
-    """Open all runs before the first is measured, so that a fault in the last shows at once."""
+    """Open all runs before the first is measured, so that a fault shows at once; where names collide, name them by path."""
     from lab.evaluation.trained_run import open_run
 
     checkpoint = getattr(settings, "checkpoint", None)
-    return [open_run(Path(folder), checkpoint, settings.precision, ranks) for folder in settings.runs]
+    runs = [open_run(Path(folder), checkpoint, settings.precision, ranks) for folder in settings.runs]
+    names = [run.name for run in runs]
+    return [run if names.count(run.name) == 1 else replace(run, label=str(run.folder)) for run in runs]
 
 
 def evaluate_runs(settings: EvaluateSettings) -> None:
@@ -198,7 +200,7 @@ def answer_tasks(settings: DownstreamSettings) -> None:
     with start_ranks(settings.device, TIMEOUT_SECONDS) as ranks:
         runs = open_runs(settings, ranks)
         out = ranks.on_main(lambda: make_folder(settings.out))
-        paths = [out / f"{run.name}-{run.step}.json" for run in runs]
+        paths = [out / f"{run.name.strip('/').replace('/', '-')}-{run.step}.json" for run in runs]
         ranks.on_main(lambda: refuse_foreign_files(paths, "task_versions", "out"))
         # The first rank alone, and then the others: it fills the cache of data sets.
         loaded = ranks.agree(lambda: load_tasks(settings.tasks, silence) if ranks.is_main_process else None)

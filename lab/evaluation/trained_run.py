@@ -17,9 +17,14 @@ from runfolder.files import sha256_of
 
 @dataclass(frozen=True)
 class MeasuredRun(TrainedRun):
-    """A trained run, and the type in which its matrix products are computed when it is measured."""
+    """A trained run, the type in which its matrix products are computed when it is measured, and its name among the others."""
 
     matmul: str
+    label: str = ""
+
+    @property
+    def name(self) -> str:
+        return self.label or super().name
 
     def autocast(self) -> torch.autocast:
         return autocast(self.device, self.matmul)

@@ -32,8 +32,7 @@ def model_card(run: Path, step: int, config: Config, model: nn.Module, tokenizer
         "training tokens": f"{step * config.tokens_per_step:,}",
         "data": f"{config.data.name} (digest {str(data.get('digest'))[:12]})",
         "tokenizer": f"{tokenizer.name}, {tokenizer.n_vocab:,} tokens (the model was trained with "
-        "{model.config.vocab_size:,} outputs; "
-        "those that stand for no token are left out)",
+        f"{model.config.vocab_size:,} outputs; those that stand for no token are left out)",
         "precision": f"trained in {config.precision.name}; these weights are {str(dtype).removeprefix('torch.')}",
         "optimizer": f"Adam, peak learning rate {config.learning_rate:g}, weight decay {config.weight_decay:g}, "
         f"{config.warmup_steps:,} warmup steps, {config.global_batch_size} sequences a step, seed {config.seed}",

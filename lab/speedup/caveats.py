@@ -7,7 +7,7 @@ from statistics import median, stdev
 from lab.runs import Run, lookup, to_number
 from lab.speedup.comparable import find_unrecorded
 from lab.speedup.conditions import Settings, describe_conditions
-from lab.speedup.ladder import Candidate, Ladder
+from lab.speedup.ladder import Candidate, Ladder, share_seeds
 from lab.speedup.speedup import Comparison
 from lab.words import display_arm, format_rate, format_seconds, format_tokens
 
@@ -170,9 +170,11 @@ def _warn_of_tuning(baseline: Ladder, challenger: Ladder) -> list[str]:
         for a, b in common
         if len(a.tried) != len(b.tried)
     ]
-    apart = [format_tokens(a.tokens) for a, b in common if set(a.best.seeds) != set(b.best.seeds)]
-    if apart:
-        warnings.append(f"{names[0]} and {names[1]} ran different seeds at {', '.join(apart)} tokens: no comparison seed by seed")
+    apart = {point.tokens: share_seeds(point.best, other.best) for point, other in common if point.best.seeds != other.best.seeds}
+    for words, is_shared in (("only the seeds of both count in the gaps there", True), ("no comparison seed by seed", False)):
+        found = [format_tokens(tokens) for tokens, (a, b) in apart.items() if (a.seeds == b.seeds) == is_shared]
+        if found:
+            warnings.append(f"{names[0]} and {names[1]} ran different seeds at {', '.join(found)} tokens: {words}")
     if not common:
         warnings.append(f"{names[0]} and {names[1]} have no budget in common: no gap at equal tokens")
     return warnings

@@ -170,7 +170,7 @@ def pin_rate(ladder: Ladder, tuned: Ladder, rate: float | None) -> Ladder:
         )
         if rate and abs(nearest.learning_rate / rate - 1) > 1e-6:
             raise IncomparableError(
-                f"--untuned-rate {format_rate(rate)}: {ladder.arm} at {format_tokens(point.tokens)} tokens ran only "
+                f"untuned_rate={format_rate(rate)}: {ladder.arm} at {format_tokens(point.tokens)} tokens ran only "
                 + ", ".join(format_rate(item.learning_rate) for item in point.candidates)
             )
         points.append(replace(point, best=nearest))

@@ -6,7 +6,7 @@ is still high a run's loss says little about the model (and flatters the arm tha
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean, median, stdev
 from typing import TypeVar
 
@@ -69,6 +69,21 @@ class Candidate:
     def seeds(self) -> tuple[int, ...]:
         """Return the seeds in order."""
         return tuple(sorted(endpoint.seed for endpoint in self.endpoints))
+
+
+def share_seeds(ours: Candidate, theirs: Candidate) -> tuple[Candidate, Candidate]:
+    """Return both with the seeds of the side that ran fewer, where the other ran these too; else as they are.
+
+    A seed moves both arms alike (the same data order), so one arm's seed against another's mean would read its luck as a gap.
+    """
+    shared = set(ours.seeds) & set(theirs.seeds)
+    if len(shared) < min(len(ours.seeds), len(theirs.seeds)):
+        return ours, theirs
+    ours, theirs = (
+        replace(side, endpoints=tuple(endpoint for endpoint in side.endpoints if endpoint.seed in shared))
+        for side in (ours, theirs)
+    )
+    return ours, theirs
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,8 @@ VOCABULARIES = {
     "llama2": (re.compile(r"(.*[-_/ ])?llama-?_?2(?!\d).*", re.IGNORECASE), (32000,)),
 }
 
+OPENWEBTEXT = ("openwebtext", "openwebtext_llama2")  # configs/data: the same documents in two tokenizers' units
+
 
 @dataclass(frozen=True)
 class PublishedSetting:
@@ -97,6 +99,7 @@ def describe_setting(run: Run) -> PublishedSetting | None:
     data = lookup(run.config, "data.name")
     if vocabulary is None or context is None or data != lookup(run.environment, "data.name") or not isinstance(data, str):
         return None
+    data = "openwebtext" if data in OPENWEBTEXT else data
     n_layer, n_embd, n_head = shape
     if n_layer is None or n_embd is None or n_head is None:
         return None
@@ -113,5 +116,5 @@ def find_series(runs) -> tuple[PublishedSeries, ...]:
 
 def find_claim(shape: tuple, context: int, data: str) -> dict | None:
     """Return the claim for a model shape, context and data set, None where nothing was published for it."""
-    claims = [claim for claim in read_published()["claims"] if claim["shape"] and data == "openwebtext"]
+    claims = [claim for claim in read_published()["claims"] if claim["shape"] and data in OPENWEBTEXT]
     return next((claim for claim in claims if tuple(claim["shape"]) == tuple(shape) and claim["context"] == context), None)

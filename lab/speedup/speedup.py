@@ -7,7 +7,7 @@ challenger (nGPT) needs less. Losses are nats/token, costs tokens or training se
 from dataclasses import dataclass, replace
 
 from lab.speedup.curve import Curve
-from lab.speedup.ladder import BudgetPoint, Candidate, Ladder
+from lab.speedup.ladder import BudgetPoint, Candidate, Ladder, share_seeds
 from lab.speedup.seeds import Interval, MeanTest, Resamples, compare_means, resample_seeds
 
 
@@ -132,7 +132,7 @@ def compute_gaps(baseline: Ladder, challenger: Ladder) -> tuple[Gap, ...]:
 
 
 def _gap(baseline: BudgetPoint, challenger: BudgetPoint) -> Gap:
-    ours, theirs = _share_seeds(baseline.best, challenger.best)
+    ours, theirs = share_seeds(baseline.best, challenger.best)
     paired, test = _is_paired(ours, theirs), _test_losses(ours, theirs)
     bits, bits_test = None, None
     if ours.bits_per_byte is not None and theirs.bits_per_byte is not None:
@@ -155,21 +155,6 @@ def _gap(baseline: BudgetPoint, challenger: BudgetPoint) -> Gap:
         test.p_value if test else None,
         sum(b.loss < a.loss for a, b in pairs) if paired else None,
     )
-
-
-def _share_seeds(ours: Candidate, theirs: Candidate) -> tuple[Candidate, Candidate]:
-    """Return both with the seeds of the side that ran fewer, where the other ran these too; else as they are.
-
-    A seed moves both arms alike (the same data order), so one arm's seed against another's mean would read its luck as a gap.
-    """
-    shared = set(ours.seeds) & set(theirs.seeds)
-    if len(shared) < min(len(ours.seeds), len(theirs.seeds)):
-        return ours, theirs
-    ours, theirs = (
-        replace(side, endpoints=tuple(endpoint for endpoint in side.endpoints if endpoint.seed in shared))
-        for side in (ours, theirs)
-    )
-    return ours, theirs
 
 
 def _is_paired(ours: Candidate, theirs: Candidate) -> bool:
@@ -241,7 +226,7 @@ def is_told_from_one(headline: Speedup, baseline: Ladder, challenger: Ladder) ->
         return headline.interval is not None and not headline.interval.holds_one
     better, worse = (challenger, baseline) if headline.relation == ">" else (baseline, challenger)
     first, best = better.points[0], min(worse.points, key=lambda point: point.best.loss)
-    test = _test_losses(*_share_seeds(best.best, first.best))
+    test = _test_losses(*share_seeds(best.best, first.best))
     return first.tokens < best.tokens and test is not None and test.is_below()
 
 

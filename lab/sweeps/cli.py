@@ -167,17 +167,25 @@ def next_command(folder: str, configs: "list[Config]") -> str:
     """Return the command that reads a finished sweep.
 
     Runs of one model that differ in its settings are ablations: compare.py would take them for candidates of one arm, and
-    headline the luckiest. Precisions that differ are the parts of a decomposition. Sizes that differ show how the best rate moves.
+    headline the luckiest. Precisions that differ are the parts of a decomposition. Sizes that differ show how the best rate
+    moves, if each has its rates and nothing else differs; if not, the sweep is read two arms at a time.
     """
-    if len({(config.model["n_embd"], config.model["n_layer"]) for config in configs}) > 1:
-        return f"python scripts/transfer.py {shlex.quote(folder)}"
-    variants: dict[str, set[str]] = {}
+    where = shlex.quote(folder)
+    variants: dict[tuple, set[str]] = {}
+    rates: dict[tuple, set[float]] = {}
     for config in configs:
-        family = config.model["name"].removesuffix("_ablation")
-        variants.setdefault(family, set()).add(str(sorted(config.model.items(), key=str)))
-    script = "ablations" if any(len(found) > 1 for found in variants.values()) else "compare"
+        model = {key: value for key, value in config.model.items() if key != "sequence_length"}  # compare.py has sections for it
+        arm = model["name"].removesuffix("_ablation"), config.update, config.parametrization, model["n_embd"], model["n_layer"]
+        variants.setdefault(arm, set()).add(str(sorted(model.items(), key=str)))
+        rates.setdefault(arm, set()).add(config.learning_rate)
+    is_varied = any(len(found) > 1 for found in variants.values())
+    if len({arm[-2:] for arm in variants}) > 1:
+        if is_varied or min(map(len, rates.values())) < 3:
+            return f"python scripts/compare.py {where}/ARM-* {where}/OTHER-*"
+        return f"python scripts/transfer.py {where}"
+    script = "ablations" if is_varied else "compare"
     parts = script == "compare" and len({str(config.precision) for config in configs}) > 1
-    return f"python scripts/{script}.py {shlex.quote(folder)}/*" + (" decompose=true" if parts else "")
+    return f"python scripts/{script}.py {where}/*" + (" decompose=true" if parts else "")
 
 
 PROGRAM = Program(main, Settings, ("file",), __doc__)
