@@ -14,7 +14,10 @@ SUMMARY_NOTE = (
     "paper: its claim for this size and context; this run: how many times fewer tokens (time: less training time) nGPT "
     "needs for the lowest loss that both arms reach."
 )
-NEEDS_NOTE = "Tokens each arm needs for {loss:.4f} nats/token, the lowest loss that all of them reach."
+NEEDS_NOTE = (
+    "Tokens each arm needs for {loss:.4f} nats/token, the lowest loss that all of them reach. Every draw of seeds finds that loss "
+    "anew, among all arms: an interval differs a little from that of two arms alone."
+)
 PARTS_NOTE = (
     "Tokens each baseline needs for {loss:.4f} nats/token, the lowest loss that all these arms reach; a part is the "
     "ratio of two successive rows, and the parts multiply to the whole. The order is a choice: in another order the "

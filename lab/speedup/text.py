@@ -35,7 +35,7 @@ def render_section(section: Section) -> list[str]:
     if section.paper:
         blocks.append(f"The paper's claim for this size and context: {section.paper}")
     if found := section.equal_loss:
-        lines = [NEEDS_NOTE.format(loss=found.loss), align(*list_needs(found)), wrap(found.note)]
+        lines = [wrap(NEEDS_NOTE.format(loss=found.loss)), align(*list_needs(found)), wrap(found.note)]
         blocks.append("\n".join(filter(None, lines)))
     if section.decomposition:
         blocks += render_parts(section)
