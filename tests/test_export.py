@@ -179,7 +179,8 @@ def test_the_folders_hold_what_is_read_elsewhere_and_nothing_more(runs, exports)
         assert config["vocab_size"] == n_tokens and config["eos_token_id"] == n_tokens - 1
         assert load_file(folder / "model.safetensors")["lm_head.weight"].shape == (n_tokens, 32)
     card = (exports["ngpt"] / "README.md").read_text()
-    assert "(the model was trained with 272 outputs; " in card
+    for name, outputs in (("gpt", 272), ("ngpt", 257)):
+        assert f"(the model was trained with {outputs} outputs; " in (exports[name] / "README.md").read_text()
     assert "trust_remote_code=True" in card and "| training tokens | 76,800 |" in card
     recorded = [json.loads(line) for line in (runs["ngpt"] / "metrics.jsonl").read_text().splitlines()]
     loss = next(line["val/loss"] for line in recorded if line["step"] == 300 and "val/loss" in line)
