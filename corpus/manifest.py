@@ -249,7 +249,7 @@ def digests(value: Any, where: str, count: int) -> str:
 
 def remedy(directory: str | Path) -> str:
     """Name the command that would prepare this folder."""
-    from cli.composition import CONFIG_DIR
+    from cli.composition import CONFIG_DIR  # imports Hydra, which a reader of sound bins does not need
 
     name = Path(directory).resolve().name
     where = "" if Path(directory) == Path("data") / name else " " + shlex.quote(f"data.dir={directory}")

@@ -9,6 +9,7 @@ torch's modules for sharded tensors take seconds to import, so only what needs t
 """
 
 import inspect
+import os
 from itertools import chain
 
 import torch
@@ -78,6 +79,8 @@ def place_sharded(config: Config, ranks: Ranks, use_compile: bool) -> NextTokenL
     prepare(model_with_loss, config, ranks.device, use_compile)
     shape: tuple[int, ...] = (ranks.world_size,)
     if config.parallel == "hsdp":
+        if "LOCAL_WORLD_SIZE" not in os.environ:
+            raise ConfigError("parallel=hsdp: LOCAL_WORLD_SIZE, how many ranks a node has, is not set; torchrun sets it")
         per_node = planned_ranks_per_node(ranks.world_size)
         if ranks.world_size % per_node:
             raise ConfigError(f"parallel=hsdp needs equally many ranks on every node: {ranks.world_size} ranks, {per_node} here")

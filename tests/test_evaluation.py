@@ -497,10 +497,31 @@ def test_a_trained_model_prefers_what_it_has_seen(runs, tasks):
 
 def test_runs_of_one_name_are_told_apart_by_their_folders(folders, tmp_path):
     """As those of two sweeps: under one name the second's numbers would replace the first's."""
-    twin = tmp_path / "other" / "gpt"
-    shutil.copytree(folders["gpt"], twin)
-    settings = SimpleNamespace(runs=[str(folders["gpt"]), str(twin), str(folders["ngpt"])], precision=None)
-    assert [run.name for run in open_runs(settings, ONE_RANK)] == [str(folders["gpt"]), str(twin), "ngpt"]
+    for sweep in ("one", "two"):
+        shutil.copytree(folders["gpt"], tmp_path / sweep / "gpt")
+    settings = SimpleNamespace(runs=[f"{tmp_path}/one/gpt", f"{tmp_path}/one/../two/gpt"], precision=None)
+    assert [run.name for run in open_runs(settings, ONE_RANK)] == ["one/gpt", "two/gpt"]
+    settings.runs = [f"{tmp_path}/one/gpt", str(folders["ngpt"])]
+    assert [run.name for run in open_runs(settings, ONE_RANK)] == ["gpt", "ngpt"]
+    with pytest.raises(ConfigError, match="listed twice"):
+        check_different("runs", ["runs/a", "./runs/b/../a"])
+
+
+@pytest.mark.slow
+def test_the_tasks_of_runs_of_one_name_are_written_apart(folders, tasks, tmp_path, monkeypatch):
+    for name, value in (("HF_HUB_OFFLINE", "1"), ("HF_DATASETS_OFFLINE", "1"), ("HF_HOME", str(tmp_path / "hf"))):
+        monkeypatch.setenv(name, value)
+    for sweep in ("one", "two"):
+        shutil.copytree(folders["gpt"], tmp_path / sweep / "gpt")
+    run(
+        "scripts/downstream.py",
+        f"runs={tmp_path}/one/gpt,{tmp_path}/two/gpt",
+        f"tasks={tasks[0]}",
+        f"out={tmp_path / 'out'}",
+        "device=cpu",
+    )
+    written = sorted(path.relative_to(tmp_path / "out") for path in (tmp_path / "out").rglob("*.json"))
+    assert list(map(str, written)) == ["one/gpt-80.json", "two/gpt-80.json"]
 
 
 @pytest.mark.slow

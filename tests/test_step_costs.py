@@ -12,9 +12,11 @@ from training import ROOT, composed
 from cli.composition import ConfigError
 from engine.accounting import peak_of
 from engine.attention import attention_kernel, choose_attention
+from engine.distributed import Ranks
 from engine.loss import MAX_LOGITS, tokens_in_a_chunk
 from engine.memory import estimate_memory, saved_bytes
 from engine.models import build_model
+from engine.parallel import place_sharded
 from lab.benchmark.hardware_limits import bytes_per_step, matmul_rate
 
 TOKENS, CHANNELS = 4 * 64, 64
@@ -151,6 +153,9 @@ def test_hsdp_holds_a_nodes_share_of_the_state(monkeypatch):
     assert state(8) == pytest.approx(2 * state(16), rel=0.1)
     monkeypatch.delenv("LOCAL_WORLD_SIZE")  # a plan without a launch: nodes of 8
     assert estimate_memory(config, model, 16, use_compile=True)["weights_and_optimizer"] == state(8)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE")
+    with pytest.raises(ConfigError, match="LOCAL_WORLD_SIZE, how many ranks a node has, is not set"):  # a start does not guess
+        place_sharded(composed(*SIZES, "parallel=hsdp"), Ranks(0, 0, 16, torch.device("cpu")), False)
 
 
 def test_the_gpu_benchmark_says_how_it_is_used_and_refuses_in_one_line(tmp_path):

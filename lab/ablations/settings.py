@@ -8,15 +8,12 @@ from typing import Any
 
 from engine.models import MODELS
 from lab.runs import Run, RunFolderError, lookup, to_number
-from lab.speedup.comparable import read_recipe
+from lab.speedup.comparable import CONTROLLED_KEYS, IDENTIFYING, ON_NONFINITE, read_recipe
 
 PAPER = json.loads(Path(__file__).with_name("paper.json").read_text(encoding="utf-8"))
 PLAIN, VARIANT = "ngpt", "ngpt_ablation"
-# What a row may change besides the model: the recipe of the optimizer.
-OPTIMIZER_KEYS = {
-    *("weight_decay", "warmup_steps", "min_learning_rate", "beta1", "beta2", "adam_epsilon", "grad_clip", "update"),
-    *("schedule", "decay", "decay_fraction", "parametrization", "rate_multiplier", "init_multiplier"),
-}
+# Of the recipe, what makes no row: what must be equal, what names a run inside its row, and what acts on faults alone.
+NO_ROW = CONTROLLED_KEYS | IDENTIFYING | ON_NONFINITE
 SIZE_KEYS = ("vocab_size", "sequence_length", "n_layer", "n_head", "n_embd")
 TOLERANCE = 0.005  # relative: sqrt(128) is written 11.3 in a configuration
 
@@ -34,13 +31,15 @@ class PaperRow:
 
 
 def read_setting(run: Run) -> Setting:
-    """Return what a row may change, by the model's and the optimizer's keys; what is not written is the default."""
+    """Return what a row may change, the model and all else that shapes the result; what is not written is the default."""
     model = {**plain_model(), **(lookup(run.config, "model") or {})}
     width = to_number(model["n_embd"])
     if width is None or not width > 0:
         raise RunFolderError(f"{run.path}/config.yaml: model.n_embd is {model['n_embd']!r}, not a number above 0")
     setting = {f"model.{key}": clean(width**-0.5 if value is None else value) for key, value in model.items() if key != "name"}
-    return setting | {key: clean(value) for key, value in read_recipe(run).items() if key.partition(".")[0] in OPTIMIZER_KEYS}
+    return setting | {
+        key: clean(value) for key, value in read_recipe(run).items() if key.partition(".")[0] not in {*NO_ROW, "model"}
+    }
 
 
 def plain_model() -> dict[str, Any]:

@@ -4,6 +4,7 @@ All take run folders, keys and values, and also run under torchrun with the same
 """
 
 import json
+import os
 import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -116,13 +117,17 @@ class DownstreamSettings:
 
 
 def open_runs(settings: Any, ranks: "Ranks") -> "list[MeasuredRun]":
-    """Open all runs before the first is measured, so that a fault shows at once; where names collide, name them by path."""
+    """Open all runs before the first is measured, so that a fault shows at once; folders of one name are called by their paths."""
     from lab.evaluation.trained_run import open_run
 
     checkpoint = getattr(settings, "checkpoint", None)
     runs = [open_run(Path(folder), checkpoint, settings.precision, ranks) for folder in settings.runs]
-    names = [run.name for run in runs]
-    return [run if names.count(run.name) == 1 else replace(run, label=str(run.folder)) for run in runs]
+    names, places = [run.name for run in runs], [run.folder.resolve() for run in runs]
+    common = os.path.commonpath(places)
+    return [
+        run if names.count(run.name) == 1 else replace(run, label=str(place.relative_to(common)))
+        for run, place in zip(runs, places, strict=True)
+    ]
 
 
 def evaluate_runs(settings: EvaluateSettings) -> None:
@@ -200,7 +205,7 @@ def answer_tasks(settings: DownstreamSettings) -> None:
     with start_ranks(settings.device, TIMEOUT_SECONDS) as ranks:
         runs = open_runs(settings, ranks)
         out = ranks.on_main(lambda: make_folder(settings.out))
-        paths = [out / f"{run.name.strip('/').replace('/', '-')}-{run.step}.json" for run in runs]
+        paths = [out / f"{run.name}-{run.step}.json" for run in runs]
         ranks.on_main(lambda: refuse_foreign_files(paths, "task_versions", "out"))
         # The first rank alone, and then the others: it fills the cache of data sets.
         loaded = ranks.agree(lambda: load_tasks(settings.tasks, silence) if ranks.is_main_process else None)
@@ -210,6 +215,7 @@ def answer_tasks(settings: DownstreamSettings) -> None:
             report = run_tasks(run, ranks, tasks, settings.batch_size, settings.num_fewshot, settings.limit)
             if report is not None:
                 reports.append(report)
+                path.parent.mkdir(parents=True, exist_ok=True)  # of a run that is called by its path
                 write_json_atomically(path, report)
         if ranks.is_main_process:
             print(f"{render(reports)}\n\nwrote {', '.join(map(str, paths))}")

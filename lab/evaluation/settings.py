@@ -25,10 +25,11 @@ def check_common(settings: Any, *positive: str) -> None:
 
 
 def check_different(key: str, values: list[str]) -> list[str]:
-    """Return values; raise ConfigError if there are none, or one is listed twice."""
+    """Return values; raise ConfigError if there are none, or one is listed twice, also as another spelling of one path."""
     if not values:
         raise ConfigError(f"{key}: nothing given; write {key}=A or {key}=A,B")
-    twice = [value for value in values if values.count(value) > 1]
+    places = [Path(value).resolve() for value in values]
+    twice = [value for value, place in zip(values, places, strict=True) if places.count(place) > 1]
     if twice:
         raise ConfigError(f"{key}: {twice[0]} is listed twice")
     return values
