@@ -71,7 +71,7 @@ class Transformer(ngpt.model.Transformer):
             replace_module(self.blocks, str(layer), Block(config))
         normalize_matrices_(self.bounded_matrices())  # the rows start at their bound
 
-    def normalized_matrices(self) -> list[tuple[Tensor, int]]:
+    def normalized_matrices(self) -> list[list[tuple[Tensor, int]]]:
         """Return none: a bound is not a norm that could be checked to be 1."""
         return []
 

@@ -118,9 +118,10 @@ class Transformer(ngpt.model.Transformer):
         """Start where nGPT starts, matrices that are free from then on included."""
         super().init_weights()
         if not self.config.normalize_matrices:
-            normalize_matrices_(super().normalized_matrices())
+            for matrices in super().normalized_matrices():
+                normalize_matrices_(matrices)
 
-    def normalized_matrices(self) -> list[tuple[Tensor, int]]:
+    def normalized_matrices(self) -> list[list[tuple[Tensor, int]]]:
         """Return the matrices that are kept at unit norm, each with the dimension of the norm; none if they are free."""
         return super().normalized_matrices() if self.config.normalize_matrices else []
 

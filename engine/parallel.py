@@ -47,6 +47,8 @@ def parallelize(config: Config, ranks: Ranks, use_compile: bool) -> tuple[NextTo
         build_model(config.model, config.precision.matrices, init=vars(config.init_multiplier)).to(ranks.device)
     )
     prepare(model_with_loss, config, ranks.device, use_compile)
+    if use_compile and ranks.device.type != "cpu":
+        compile_renormalization(model_with_loss.model)
     if ranks.world_size == 1:
         return model_with_loss, model_with_loss
     return model_with_loss, replicated(model_with_loss, ranks)
@@ -115,6 +117,16 @@ def compile_parts(model_with_loss: NextTokenLoss) -> None:
     setattr(model_with_loss, "loss_of_hidden", torch.compile(model_with_loss.loss_of_hidden, dynamic=False))  # noqa: B010 - to mypy a method stays
 
 
+def compile_renormalization(model: nn.Module) -> None:
+    """Compile what brings the weights back after a step, in place: one graph serves every block, another the outer matrices.
+
+    On a GPU that reads most matrices once instead of twice, in a third of the kernels. A CPU gains nothing worth a compilation;
+    a sharded matrix stays with operators that know of its shards.
+    """
+    if hasattr(model, "normalize_"):
+        setattr(model, "normalize_", torch.compile(model.normalize_, dynamic=False))  # noqa: B010
+
+
 @torch.no_grad()
 def take_from_rank_0(model: nn.Module, whole: nn.Module | None, ranks: Ranks) -> None:
     """Fill a sharded model's parameters and buffers, one at a time, with those of the whole model that rank 0 has."""
@@ -143,7 +155,7 @@ def release_gathered(model_with_loss: nn.Module) -> None:
 
 
 def compile_now(training_model: nn.Module, model_with_loss: nn.Module, autocast: torch.autocast, config: Config) -> None:
-    """Run both compiled graphs once on padding, so that compilation is not counted as training time."""
+    """Run every compiled graph once, on padding, so that compilation is not counted as training time."""
     shape = (config.micro_batch_size, config.model["sequence_length"] + 1)
     windows = torch.zeros(shape, dtype=torch.long, device=next(model_with_loss.parameters()).device)
     with autocast:
@@ -153,3 +165,6 @@ def compile_now(training_model: nn.Module, model_with_loss: nn.Module, autocast:
     with autocast, torch.no_grad():
         model_with_loss(windows)
     release_gathered(model_with_loss)
+    model = model_with_loss.model
+    for matrices in model.normalized_matrices()[:2]:  # copies of them, since rounding may move even what is of unit norm
+        model.normalize_([(nn.Parameter(weight.detach().clone()), dim) for weight, dim in matrices])

@@ -3,6 +3,7 @@
 import json
 import math
 import time
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ def max_norm_deviation(model: torch.nn.Module) -> float | None:
     """Return the largest |norm - 1| over the vectors of the matrices kept at unit norm, None where there are none."""
     norms = [
         full_tensor(torch.linalg.vector_norm(weight.to(torch.promote_types(weight.dtype, torch.float32)), dim=dim))
-        for weight, dim in model.normalized_matrices()
+        for weight, dim in chain.from_iterable(model.normalized_matrices())
     ]
     deviations = [(norm - 1).abs().max() for norm in norms]
     return torch.stack(deviations).max().item() if deviations else None

@@ -103,7 +103,7 @@ class Transformer(nn.Module):
                 is_output = name.endswith(("o_proj.weight", "down_proj.weight"))
                 nn.init.normal_(parameter, std=std / (2 * self.config.n_layer) ** 0.5 if is_output else std)
 
-    def normalized_matrices(self) -> list[tuple[Tensor, int]]:
+    def normalized_matrices(self) -> list[list[tuple[Tensor, int]]]:
         """Return none: the baseline's weights are free."""
         return []
 

@@ -96,6 +96,7 @@ class Transformer(nn.Module):
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
         self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
         self.sz = Scale(config.vocab_size, config.sz_init, config.sz_scale or config.n_embd**-0.5)  # eq. 3
+        self.normalize_ = normalize_matrices_  # on a GPU it is compiled, once for all blocks
         self.init_weights()
 
     def forward(self, tokens: Tensor, cache: KVCache | None = None) -> Tensor:
@@ -118,18 +119,18 @@ class Transformer(nn.Module):
                 nn.init.normal_(parameter, std=std / (2 * self.config.n_layer) ** 0.5 if is_output else std)
         self.post_optimizer_step()
 
-    def normalized_matrices(self) -> list[tuple[Tensor, int]]:
-        """Return the matrices that are kept at unit norm, each with the dimension of the norm (section 2.6, item 2)."""
-        pairs = [(self.embedding.weight, 1), (self.lm_head.weight, 1)]
+    def normalized_matrices(self) -> list[list[tuple[Tensor, int]]]:
+        """Return the matrices kept at unit norm, each with the dimension of the norm (section 2.6, item 2); block by block."""
+        groups = [[(self.embedding.weight, 1), (self.lm_head.weight, 1)]]
         for attn, mlp in ((block.attn, block.mlp) for block in self.blocks):
             readers = (attn.q_proj, attn.k_proj, attn.v_proj, mlp.up_proj, mlp.gate_proj)
-            pairs += [(reader.weight, 1) for reader in readers]
-            pairs += [(writer.weight, 0) for writer in (attn.o_proj, mlp.down_proj)]
-        return pairs
+            groups.append([(m.weight, 1) for m in readers] + [(m.weight, 0) for m in (attn.o_proj, mlp.down_proj)])
+        return groups
 
     def post_optimizer_step(self) -> None:
         """Bring the weights back to where they are kept, in place; called after every optimizer step."""
-        normalize_matrices_(self.normalized_matrices())  # section 2.6, item 2
+        for matrices in self.normalized_matrices():
+            self.normalize_(matrices)  # section 2.6, item 2
 
     def new_cache(self) -> KVCache:
         """Return an empty cache, for a text of at most sequence_length tokens."""

@@ -11,11 +11,12 @@ import torch.nn.functional as F
 from torch import nn
 from training import ROOT, composed, environment, refusal
 
+from engine.distributed import Ranks
 from engine.loss import MAX_LOGITS, NextTokenLoss, chunked_cross_entropy, summed_cross_entropy
 from engine.memory import estimate_memory, recompute
 from engine.models import build_model
 from engine.optimization import build_optimizer
-from engine.parallel import compile_parts
+from engine.parallel import compile_now, compile_parts, compile_renormalization, parallelize
 from engine.precision import autocast, use_float8
 from lab.benchmark.arms import held_bytes
 from lab.benchmark.measure import allocated_peak
@@ -72,13 +73,15 @@ def test_a_scale_in_the_weight_is_a_scale_of_the_product(x_rows, is_folded, monk
         torch.testing.assert_close(a, b)
 
 
+@pytest.mark.parametrize("use_compile", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("dim", [0, 1])
-def test_matrices_are_normalized_in_place_as_vectors_are(dtype, dim):
+def test_matrices_are_normalized_in_place_as_vectors_are(dtype, dim, use_compile):
     weight = torch.randn(48, 32).to(dtype)
     weight[3] = weight[:, 5] = 0
     expected, address = normalize(weight, dim).to(dtype), weight.data_ptr()
-    normalize_matrices_([(weight, dim)])
+    normalize_ = torch.compile(normalize_matrices_, dynamic=False) if use_compile else normalize_matrices_
+    normalize_([(weight, dim)])
     rounding = 2**-7 if dtype == torch.bfloat16 else 5e-7
     torch.testing.assert_close(weight, expected, rtol=rounding, atol=0)
     assert weight.data_ptr() == address
@@ -109,8 +112,8 @@ def test_the_loss_in_chunks_has_the_loss_and_gradients_of_the_whole(dtype, toler
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("arm", ARMS)
-def test_one_graph_of_a_block_and_one_of_the_loss_for_training_and_for_validation(arm, monkeypatch):
+@pytest.mark.parametrize("arm, graphs", [("gpt", 4), ("ngpt", 6)])
+def test_one_graph_of_a_block_and_one_of_the_loss_for_training_and_for_validation(arm, graphs, monkeypatch):
     """No graph break, and nothing compiled again: not for the second block, new weights, or another batch."""
     config, loss_of = make(arm)
     optimizer = build_optimizer(loss_of.model, config)
@@ -118,6 +121,11 @@ def test_one_graph_of_a_block_and_one_of_the_loss_for_training_and_for_validatio
     torch._dynamo.utils.counters.clear()
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))  # the same graphs, without a C++ compiler
     compile_parts(loss_of)
+    compile_renormalization(loss_of.model)  # of matrices in groups: one graph for a block's, one for the outer two
+    before = [p.detach().clone() for p in loss_of.parameters()]
+    compile_now(loss_of, loss_of, autocast(CPU, "float32"), config)
+    assert all(torch.equal(p, was) for p, was in zip(loss_of.parameters(), before, strict=True))
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == graphs
     for step in range(3):
         for micro_step in range(2):
             gradients(loss_of, windows(config, seed=10 * step + micro_step))
@@ -127,7 +135,17 @@ def test_one_graph_of_a_block_and_one_of_the_loss_for_training_and_for_validatio
             loss_of(windows(config, seed=99))
     counters = torch._dynamo.utils.counters
     assert not counters["graph_break"]
-    assert counters["stats"]["unique_graphs"] == 4
+    assert counters["stats"]["unique_graphs"] == graphs
+
+
+def test_the_renormalization_is_compiled_for_a_card_and_for_an_arm_that_has_one():
+    def compiles(arm, device):
+        config, _ = make(arm)
+        loss_of, _ = parallelize(config, Ranks(0, 0, 1, torch.device(device)), use_compile=True)
+        return hasattr(getattr(loss_of.model, "normalize_", None), "_torchdynamo_orig_callable")
+
+    assert compiles("ngpt", "meta")  # it stands for a card: any device but the CPU
+    assert not compiles("ngpt", "cpu") and not compiles("gpt", "meta")
 
 
 @pytest.mark.slow

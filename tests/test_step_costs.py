@@ -124,7 +124,7 @@ def test_the_floor_of_fp8_is_timed_in_bf16_and_of_a_model_without_norms_has_no_r
         precision=SimpleNamespace(matmul="float8"), micro_batch_size=1, model={"sequence_length": 8, "n_embd": 8}
     )
     assert matmul_rate(config, torch.device("cpu")) > 0
-    assert bytes_per_step(100, 0) == 4000 and bytes_per_step(100, 90) == 4000 + 1080
+    assert bytes_per_step(100, 0) == 4000 and bytes_per_step(100, 90) == 4000 + 720
 
 
 def test_attention_runs_by_the_kernel_that_is_asked_for_and_the_environment_says_which():

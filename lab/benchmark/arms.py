@@ -60,7 +60,7 @@ def trainer_arm(name: str, config: Config, ranks: Ranks, tokens: TokenFile, fold
         step=lambda: trainer.train_step(NEVER),
         flops_per_token=flops_per_token(trainer.raw_model),
         parameters=count_parameters(trainer.raw_model)["total"],
-        normalized_parameters=sum(matrix.numel() for matrix, _ in trainer.raw_model.normalized_matrices()),
+        normalized_parameters=sum(matrix.numel() for matrices in trainer.raw_model.normalized_matrices() for matrix, _ in matrices),
         compile_seconds=seconds if compiles else None,
         held_bytes=lambda: held_bytes(trainer.raw_model, trainer.optimizer),
         memory_estimate_gib=estimate_memory(config, trainer.raw_model, ranks.world_size, compiles)["total"],

@@ -45,6 +45,6 @@ def bytes_per_step(parameters: int, normalized: int) -> int:
     """Return the bytes that a step moves for its weights in fp32, whatever the batch.
 
     AdamW reads weight, gradient and two moments and writes three of them (7); clipping reads the gradients twice and
-    writes them once (3); renormalization reads the weights that it is for twice and writes them once (3).
+    writes them once (3); renormalization reads the weights that it is for once, at best, and writes them once (2).
     """
-    return 4 * (10 * parameters + 3 * normalized)
+    return 4 * (10 * parameters + 2 * normalized)

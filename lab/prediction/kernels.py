@@ -40,11 +40,11 @@ class Compiled(BaseException):
     """Thrown where the compiled graph would be run."""
 
 
-def compiled_kernels(function: Callable[..., torch.Tensor], *arguments: torch.Tensor) -> list[Kernel]:
+def compiled_kernels(function: Callable[..., Any], *arguments: Any) -> list[Kernel]:
     """Return the kernels of function(*arguments) under bf16 autocast, and of its backward pass where something wants a gradient.
 
     Args:
-        arguments: fake tensors on the imagined card; the FakeTensorMode must be on.
+        arguments: fake tensors on the imagined card, or lists of them; the FakeTensorMode must be on.
     """
     found: list[Kernel] = []
     with noting_kernels(found), torch.autocast("cuda", dtype=torch.bfloat16):

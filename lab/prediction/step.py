@@ -33,28 +33,30 @@ def predict(config: Config, card: Card) -> dict[str, Any]:
         config = with_micro_batch(config, 1, card.memory_gib, use_compile=True)
     check_batch(config, world_size=1)
     assert config.micro_batch_size
-    block, loss = kernels_of_block_and_loss(config)
+    block, loss, outer_norms, block_norms = kernels_of_parts(config)
     model = build_model(config.model, config.precision.matrices, device="meta")
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    normalized = sum(matrix.numel() for matrix, _ in model.normalized_matrices())
     tokens, C, V = config.micro_batch_size * config.model["sequence_length"], config.model["n_embd"], config.model["vocab_size"]
     accumulated = config.global_batch_size // config.micro_batch_size
 
     def of_bytes(count: float) -> float:
         return count / (OF_BANDWIDTH * card.bandwidth)
 
-    of_block, of_loss = (sum(kernel.seconds(card, peak) for kernel in kernels) for kernels in (block, loss))
+    def of_kernels(kernels: list[Kernel]) -> float:
+        return sum(kernel.seconds(card, peak) for kernel in kernels)
+
+    of_block = of_kernels(block)
     # Not compiled: the embedding (rows read and written; their gradients added to a matrix of zeros) and GPT's last norm
     # (two passes forward, three backward), in fp32.
     ends = of_bytes(4 * tokens * C * (2 + 3 + (5 if hasattr(model, "norm") else 0)) + 4 * V * C)
     seconds = {
         "blocks": accumulated * config.model["n_layer"] * of_block,
-        "loss": accumulated * of_loss,
+        "loss": accumulated * of_kernels(loss),
         "embedding_and_last_norm": accumulated * ends,
         "accumulation": of_bytes(12 * parameters * (accumulated - 1)),  # read twice, written once
         "clipping": of_bytes(12 * parameters),
         "optimizer": of_bytes(28 * parameters),
-        "renormalization": of_bytes(12 * normalized),
+        "renormalization": of_kernels(outer_norms) + config.model["n_layer"] * of_kernels(block_norms),
     }
     step = sum(seconds.values())
     return {
@@ -71,10 +73,12 @@ def predict(config: Config, card: Card) -> dict[str, Any]:
         },
         "block": [asdict(kernel) for kernel in block],
         "loss": [asdict(kernel) for kernel in loss],
+        "renormalization_of_a_block": [asdict(kernel) for kernel in block_norms],
     }
 
 
-def kernels_of_block_and_loss(config: Config) -> tuple[list[Kernel], list[Kernel]]:
+def kernels_of_parts(config: Config) -> tuple[list[Kernel], list[Kernel], list[Kernel], list[Kernel]]:
+    """Return the kernels of a block, of the loss, and of the renormalization of the outer matrices and of a block's."""
     node, batch = config.model, config.micro_batch_size
     assert batch
     with FakeTensorMode(allow_non_fake_inputs=True), naming_the_kernel(config.attention):
@@ -83,7 +87,9 @@ def kernels_of_block_and_loss(config: Config) -> tuple[list[Kernel], list[Kernel
         targets = torch.empty(batch, node["sequence_length"], dtype=torch.long, device=DEVICE)
         block = compiled_kernels(model.blocks[0].forward, hidden, model.rotary(node["sequence_length"]))
         loss = compiled_kernels(NextTokenLoss(model).loss_of_hidden, hidden, targets)
-    return block, loss
+        groups = model.normalized_matrices() or [[], []]
+        outer_norms, block_norms = (compiled_kernels(model.normalize_, group) if group else [] for group in groups)
+    return block, loss, outer_norms, block_norms
 
 
 @contextlib.contextmanager
