@@ -121,7 +121,8 @@ def test_one_graph_of_a_block_and_one_of_the_loss_for_training_and_for_validatio
     torch._dynamo.utils.counters.clear()
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))  # the same graphs, without a C++ compiler
     compile_parts(loss_of)
-    compile_renormalization(loss_of.model)  # of matrices in groups: one graph for a block's, one for the outer two
+    compile_renormalization(loss_of.model)
+    assert [len(matrices) for matrices in loss_of.model.normalized_matrices()] == ([2, 7, 7] if arm == "ngpt" else [])
     before = [p.detach().clone() for p in loss_of.parameters()]
     compile_now(loss_of, loss_of, autocast(CPU, "float32"), config)
     assert all(torch.equal(p, was) for p, was in zip(loss_of.parameters(), before, strict=True))
