@@ -8,7 +8,7 @@ The contract: a model module has a dataclass `Config` and a class `Transformer(c
     model.unembedding() -> output matrix (vocab_size, n_embd); logits = hidden states @ matrix^T
     model.embedding, model.lm_head -> the outer matrices; every other parameter of two dimensions is a matrix of the blocks
     model.normalized_matrices() -> the matrices kept at unit norm, each with the dimension of the norm: a list of the outer
-        ones, then one of each block's
+        ones, then one of each block's, all alike
     model.normalize_(matrices) -> where there are such, what post_optimizer_step does with each of these lists, in place
     model.post_optimizer_step() -> called after every optimizer step, for every model
 """

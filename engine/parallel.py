@@ -121,10 +121,12 @@ def compile_renormalization(model: nn.Module) -> None:
     """Compile what brings the weights back after a step, in place: one graph serves every block, another the outer matrices.
 
     On a GPU that reads most matrices once instead of twice, in a third of the kernels. A CPU gains nothing worth a compilation;
-    a sharded matrix stays with operators that know of its shards.
+    a sharded matrix stays with operators that know of its shards. `deterministic` keeps the compiler from choosing by a timing in
+    what order a kernel adds: under DDP each rank normalizes its own copy, and the copies must stay equal.
     """
     if hasattr(model, "normalize_"):
-        setattr(model, "normalize_", torch.compile(model.normalize_, dynamic=False))  # noqa: B010
+        compiled = torch.compile(model.normalize_, dynamic=False, options={"deterministic": True})
+        setattr(model, "normalize_", compiled)  # noqa: B010
 
 
 @torch.no_grad()
@@ -155,7 +157,7 @@ def release_gathered(model_with_loss: nn.Module) -> None:
 
 
 def compile_now(training_model: nn.Module, model_with_loss: nn.Module, autocast: torch.autocast, config: Config) -> None:
-    """Run every compiled graph once, on padding, so that compilation is not counted as training time."""
+    """Run all that may be compiled once, on padding and on copies, so that compilation is not counted as training time."""
     shape = (config.micro_batch_size, config.model["sequence_length"] + 1)
     windows = torch.zeros(shape, dtype=torch.long, device=next(model_with_loss.parameters()).device)
     with autocast:

@@ -5,9 +5,10 @@
     json=PATH          write every kernel, its bytes and FLOPs as JSON
 
 Every other key is train.py's: size= context= micro_batch_size= attention=flash model.*= and so on. torch compiles each
-arm's block and loss for the card and the bytes of every kernel are counted: these are what a card would get. The times are
-a roofline: predictions. One GPU, bf16. "fits" is the largest micro batch, a power of two, by the dry run's estimate.
-It needs PyTorch's CPU build, a C++ compiler and pip install -r requirements-predict.txt. On a GPU, scripts/bench.py measures.
+arm's block, loss and renormalization for the card and the bytes of every kernel are counted: these are what a card would
+get. The times are a roofline: predictions. One GPU, bf16. "fits" is the largest micro batch, a power of two, by the dry
+run's estimate. It needs PyTorch's CPU build, a C++ compiler and pip install -r requirements-predict.txt. On a GPU,
+scripts/bench.py measures.
 """
 
 import sys

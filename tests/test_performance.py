@@ -114,7 +114,10 @@ def test_the_loss_in_chunks_has_the_loss_and_gradients_of_the_whole(dtype, toler
 @pytest.mark.slow
 @pytest.mark.parametrize("arm, graphs", [("gpt", 4), ("ngpt", 6)])
 def test_one_graph_of_a_block_and_one_of_the_loss_for_training_and_for_validation(arm, graphs, monkeypatch):
-    """No graph break, and nothing compiled again: not for the second block, new weights, or another batch."""
+    """No graph break, and nothing compiled again: not for the second block, new weights, or another batch.
+
+    nGPT has two graphs more, of a block's renormalization and of the outer matrices'.
+    """
     config, loss_of = make(arm)
     optimizer = build_optimizer(loss_of.model, config)
     torch._dynamo.reset()
@@ -124,15 +127,15 @@ def test_one_graph_of_a_block_and_one_of_the_loss_for_training_and_for_validatio
     compile_renormalization(loss_of.model)
     assert [len(matrices) for matrices in loss_of.model.normalized_matrices()] == ([2, 7, 7] if arm == "ngpt" else [])
     before = [p.detach().clone() for p in loss_of.parameters()]
-    compile_now(loss_of, loss_of, autocast(CPU, "float32"), config)
+    compile_now(loss_of, loss_of, autocast(CPU, "bfloat16"), config)
     assert all(torch.equal(p, was) for p, was in zip(loss_of.parameters(), before, strict=True))
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == graphs
     for step in range(3):
         for micro_step in range(2):
-            gradients(loss_of, windows(config, seed=10 * step + micro_step))
+            gradients(loss_of, windows(config, seed=10 * step + micro_step), "bfloat16")
         optimizer.step()
         loss_of.model.post_optimizer_step()
-        with torch.no_grad():
+        with torch.no_grad(), autocast(CPU, "bfloat16"):
             loss_of(windows(config, seed=99))
     counters = torch._dynamo.utils.counters
     assert not counters["graph_break"]
@@ -140,13 +143,21 @@ def test_one_graph_of_a_block_and_one_of_the_loss_for_training_and_for_validatio
 
 
 def test_the_renormalization_is_compiled_for_a_card_and_for_an_arm_that_has_one():
-    def compiles(arm, device):
+    def compiles(arm, device, use_compile=True):
         config, _ = make(arm)
-        loss_of, _ = parallelize(config, Ranks(0, 0, 1, torch.device(device)), use_compile=True)
+        loss_of, _ = parallelize(config, Ranks(0, 0, 1, torch.device(device)), use_compile)
         return hasattr(getattr(loss_of.model, "normalize_", None), "_torchdynamo_orig_callable")
 
     assert compiles("ngpt", "meta")  # it stands for a card: any device but the CPU
-    assert not compiles("ngpt", "cpu") and not compiles("gpt", "meta")
+    assert not compiles("ngpt", "cpu") and not compiles("gpt", "meta") and not compiles("ngpt", "meta", use_compile=False)
+
+
+def test_after_a_step_every_matrix_goes_through_the_function_that_is_compiled():
+    _, loss_of = make("ngpt")
+    seen = []
+    loss_of.model.normalize_ = seen.extend
+    loss_of.model.post_optimizer_step()
+    assert {id(weight) for weight, _ in seen} == {id(p) for p in loss_of.model.parameters() if p.dim() == 2}
 
 
 @pytest.mark.slow

@@ -76,6 +76,7 @@ def test_a_block_on_an_h100_is_what_the_documents_say(tmp_path):
         assert attention == [2 * 1024 * C * tokens, 5 * 1024 * C * tokens]
     renormalization = found["arms"]["ngpt"]["renormalization_of_a_block"]
     assert len(renormalization) == 11 and sum(kernel["bytes"] for kernel in renormalization) / (16 * C * C) < 9.5
+    assert 1.4e-3 < found["arms"]["ngpt"]["seconds"]["renormalization"] < 1.6e-3
     assert found["arms"]["gpt"]["renormalization_of_a_block"] == [] and not found["arms"]["gpt"]["seconds"]["renormalization"]
 
 

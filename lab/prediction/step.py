@@ -1,4 +1,4 @@
-"""A training step's time, put together from the kernels of one block, those of the loss, and the bytes of all else."""
+"""A training step's time, put together from the kernels of a block, the loss and the renormalization, and the bytes of all else."""
 
 import contextlib
 from collections.abc import Iterator
