@@ -152,6 +152,14 @@ def test_the_renormalization_is_compiled_for_a_card_and_for_an_arm_that_has_one(
     assert not compiles("ngpt", "cpu") and not compiles("gpt", "meta") and not compiles("ngpt", "meta", use_compile=False)
 
 
+def test_ranks_that_renormalize_their_own_copies_add_in_one_order(monkeypatch):
+    """A kernel that a timing on each rank had chosen would let DDP's copies part by rounding."""
+    asked = {}
+    monkeypatch.setattr(torch, "compile", lambda function, **settings: asked.update(settings) or function)
+    compile_renormalization(make("ngpt")[1].model)
+    assert asked["options"]["deterministic"] and asked["dynamic"] is False
+
+
 def test_after_a_step_every_matrix_goes_through_the_function_that_is_compiled():
     _, loss_of = make("ngpt")
     seen = []
